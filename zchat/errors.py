@@ -1,0 +1,253 @@
+"""One error tree: whose fault it is, what to do next, and the exit code that says so.
+
+Rules of this file: the first paragraph of a class's docstring **is** the sentence a user reads
+(fields in braces are filled from the keyword arguments), `hint` is what to do next, `exit_code` is
+the process's answer. Code raises these with facts, never with prose. What is not below is our bug.
+"""
+
+import inspect
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Exit(IntEnum):
+    """Exit codes of every command; `zchat help` prints them."""
+
+    OK = 0
+    FIXABLE = 1
+    USAGE = 2
+    NETWORK = 3
+    SERVER_FAULT = 4
+    REFUSED = 5
+    TIMEOUT = 6
+    WRONG_SECRET = 7
+    BUG = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class ZchatError(Exception):
+    """Something went wrong."""
+
+    exit_code: ClassVar[Exit] = Exit.FIXABLE
+    hint: ClassVar[str] = ""
+
+    def __init__(self, **facts: object) -> None:
+        self.facts = facts
+        super().__init__(self.sentence)
+
+    @property
+    def sentence(self) -> str:
+        """The sentence for the user; the facts in it are untrusted text, made safe by the screen."""
+        first_paragraph = (inspect.getdoc(type(self)) or "").split("\n\n")[0]
+        return " ".join(first_paragraph.split()).format(**self.facts)
+
+    @property
+    def advice(self) -> str:
+        """What the user can do next; empty if there is nothing to add."""
+        return self.hint.format(**self.facts)
+
+
+# ---- What the user gave us -------------------------------------------------------------------
+
+
+class BadInput(ZchatError):
+    """That input cannot be used."""
+
+
+class BadName(BadInput):
+    """The name {name!r} cannot be used: {reason}."""
+
+    hint = "A name has 1 to 32 characters, none of them a control character."
+
+
+class BadRoomName(BadInput):
+    """The room name {room!r} cannot be used: {reason}."""
+
+    hint = "A room name has 1 to 64 bytes, without spaces or control characters."
+
+
+class BadPassphrase(BadInput):
+    """That passphrase cannot be used: {reason}."""
+
+    hint = "`zchat start` makes a good one."
+
+
+class WeakPassphrase(BadInput):
+    """That passphrase is too weak for a new room: about ${dollars} to break."""
+
+    hint = "Let `zchat start` make one, or say --weak-passphrase if you accept that."
+
+
+class BadInvite(BadInput):
+    """That invite cannot be used: {reason}."""
+
+    hint = "Ask for the line again and paste it whole: zchat://HOST:PORT/ROOM#..."
+
+
+class BadConfig(BadInput):
+    """{path}: {reason}."""
+
+    hint = "See config/ in the project for every setting with its default."
+
+
+class TextTooLong(BadInput):
+    """The message has {size} bytes; the most is {most}. It was not sent."""
+
+    hint = "Split it, or send it line by line with `zchat send ROOM -`."
+
+
+class NothingToSay(BadInput):
+    """There is nothing to send."""
+
+    hint = "Give a text, or pipe one in: `make 2>&1 | zchat send ROOM`."
+
+
+class UnknownRoom(BadInput):
+    """No room {room!r} is known here."""
+
+    hint = "Join it first: `zchat join INVITE`. `zchat rooms` lists what is known."
+
+
+class NoServerKnown(BadInput):
+    """It is not known which server to go to."""
+
+    hint = "Give an invite (zchat join zchat://...), or start a server here: `zchat broker`."
+
+
+class NameChoice(BadInput):
+    """Several members here are in {room!r}: {names}."""
+
+    hint = "Say which one: --name NAME."
+
+
+class NoMatch(BadInput):
+    """{reason}."""
+
+
+class Usage(BadInput):
+    """{reason}."""
+
+    exit_code = Exit.USAGE
+
+
+class NeedsTerminal(Usage):
+    """The passphrase cannot be asked for: there is no terminal."""
+
+    hint = "Use --passphrase-file FILE, --passphrase-fd N or ZCHAT_PASSPHRASE_FILE=FILE."
+
+
+# ---- The network and this machine ------------------------------------------------------------
+
+
+class NetworkTrouble(ZchatError):
+    """The network failed."""
+
+    exit_code = Exit.NETWORK
+
+
+class Unreachable(NetworkTrouble):
+    """The server at {address} does not answer."""
+
+    hint = "Is it running (`zchat broker`)? Is the address right, and no firewall between?"
+
+
+class NotStored(NetworkTrouble):
+    """{count} message(s) not confirmed by the server at {address}; kept in the outbox ({ids})."""
+
+    hint = "They go out with the next `zchat send` or `zchat join`; do not send them again."
+
+
+class NoAnswer(ZchatError):
+    """The server at {address} did not confirm within {seconds} s.
+    {count} message(s) kept in the outbox ({ids}).
+    """
+
+    exit_code = Exit.TIMEOUT
+    hint = "They go out with the next `zchat send` or `zchat join`; do not send them again."
+
+
+class CannotListen(NetworkTrouble):
+    """Cannot listen on {address}: {reason}."""
+
+    hint = "Is another server running there? Choose another port: --listen HOST:0 takes a free one."
+
+
+class Refused(ZchatError):
+    """Refused by the server ({code}); server says: {text}."""
+
+    exit_code = Exit.REFUSED
+
+
+class StoreTrouble(ZchatError):
+    """The store {path} failed: {reason}."""
+
+    exit_code = Exit.NETWORK
+    hint = "Is the disk full or read-only? Nothing that was confirmed is lost."
+
+
+class StoreFull(StoreTrouble):
+    """No space to write {path}: {reason}."""
+
+    hint = "Make room on the disk; what was confirmed is kept."
+
+
+class StoreBusy(StoreTrouble):
+    """{path} is in use by another process."""
+
+    hint = "One server at a time for one store; stop the other one first."
+
+
+class StoreUnreadable(StoreTrouble):
+    """{path} cannot be read as a zchat store: {reason}."""
+
+    exit_code = Exit.WRONG_SECRET
+    hint = "Was it damaged or written by another version? Keep a copy before you do anything."
+
+
+# ---- Secrets ---------------------------------------------------------------------------------
+
+
+class WrongPassphrase(ZchatError):
+    """Not the passphrase of {room!r}: it leads to another room than the one known here."""
+
+    exit_code = Exit.WRONG_SECRET
+    hint = "Check the words. For another room of that name on this server say --new."
+
+
+class EmptyRoom(ZchatError):
+    """Wrong passphrase, or nobody has spoken in {room!r} yet."""
+
+    exit_code = Exit.WRONG_SECRET
+    hint = "Check the words. If an empty room is what you mean, say --new."
+
+
+# ---- The server's faults ---------------------------------------------------------------------
+
+
+class ServerFault(ZchatError):
+    """The server contradicted itself: {text}."""
+
+    exit_code = Exit.SERVER_FAULT
+    hint = "Tell the others by another way. Nothing was sent. Reading goes on: `zchat tail`."
+
+
+class WrongLogKey(ServerFault):
+    """The server at {address} shows another log key than the invite. Nothing was sent."""
+
+    hint = "Ask for a fresh invite by a way you trust; if it is the same, do not use this server."
+
+
+# ---- What others sent us: never a user's sentence, always counted --------------------------------
+
+
+class Malformed(ZchatError):
+    """A message that breaks the protocol was dropped: {reason}."""
+
+
+class Unopenable(ZchatError):
+    """An envelope did not open: check {check} failed."""
+
+    def __init__(self, check: str) -> None:
+        self.check = check
+        super().__init__(check=check)

@@ -1,0 +1,1 @@
+"""Ordered, append-only, chained: what the broker stores and what a member keeps a replica of."""

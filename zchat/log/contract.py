@@ -1,0 +1,208 @@
+"""What a log is, and the simplest thing that is one.
+
+A store holds the logs of many rooms (a broker) or of one (a member's replica); both halves use the
+same classes. A store never computes or checks a hash: it keeps the places it is given, in order,
+without holes, and an id at most once in a room. `MemoryLog` is the executable specification: every
+other store passes the same tests (tests/test_log.py).
+
+Rules of this file: `append` is all or nothing and durable when it returns; a store that failed to
+write raises StoreTrouble and holds what it held before.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from zchat.protocol.limits import ITEM_PREFIX_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
+
+
+class Entry(NamedTuple):
+    """An envelope with its place; `envelope` is None where only the id is kept.
+
+    `live` says that whoever wrote this had nothing older to wait for when it came: only then does
+    `arrived_ms` (ms since 1970, this machine's clock) say something about the sender's time.
+    """
+
+    n: int
+    id: bytes
+    hash: bytes
+    envelope: bytes | None
+    arrived_ms: int = 0
+    live: bool = True
+
+    @property
+    def wire_bytes(self) -> int:
+        """What this entry weighs in a batch, were it whole."""
+        return ITEM_PREFIX_BYTES + len(self.envelope or self.id)
+
+
+class Tip(NamedTuple):
+    """Where a room's log ends. `births` is its lineage, `head` the last head a replica checked."""
+
+    births: tuple[bytes, ...]
+    log: bytes
+    n: int
+    hash: bytes
+    weight: int
+    expired: int
+    head: bytes = b""
+
+
+class Addition(NamedTuple):
+    """What one turn adds to one room. `births` and `maker` count only where the room is new."""
+
+    room: bytes
+    entries: Sequence[Entry]
+    log: bytes
+    births: tuple[bytes, ...] = ()
+    maker: bytes = b""
+    head: bytes = b""
+    expired: int = 0
+
+
+class Log(Protocol):
+    """A store of logs."""
+
+    def tip(self, room: bytes) -> Tip | None:
+        """The end of a room's log; None where the store has no such room."""
+        ...
+
+    def append(self, additions: Iterable[Addition]) -> None:
+        """Take all of this, durably, or nothing. Raises StoreFull, StoreTrouble."""
+        ...
+
+    def read(
+        self,
+        room: bytes,
+        first: int,
+        last: int,
+        most_bytes: int = MAX_BATCH_BYTES,
+        most_entries: int = MAX_BATCH_ENTRIES,
+    ) -> list[Entry]:
+        """Entries first...last, cut where their wire bytes pass `most_bytes`; the first always."""
+        ...
+
+    def place_of(self, room: bytes, entry_id: bytes) -> int:
+        """The place of an id in a room; 0 where it has none."""
+        ...
+
+    def hash_at(self, room: bytes, n: int) -> bytes:
+        """h[n] of a room, 0 <= n <= tip.n."""
+        ...
+
+    def weight(self, room: bytes, after: int, upto: int) -> int:
+        """Wire bytes of the entries after+1...upto, as they were appended."""
+        ...
+
+    def rooms(self) -> Iterator[bytes]:
+        """The tags of all rooms, in no order."""
+        ...
+
+    def rooms_made_by(self, maker: bytes) -> int:
+        """How many rooms were made by this access key."""
+        ...
+
+    def count_rooms(self) -> int:
+        """How many rooms there are."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        ...
+
+
+class _Room:
+    """One room in memory."""
+
+    def __init__(self, births: tuple[bytes, ...], log: bytes, maker: bytes) -> None:
+        self.births, self.log, self.maker = births, log, maker
+        self.entries: list[Entry] = []
+        self.ends = [0]  # ends[n] = wire bytes of entries 1...n
+        self.places: dict[bytes, int] = {}
+        self.expired = 0
+        self.head = b""
+
+    def add(self, entry: Entry) -> None:
+        assert entry.n == len(self.entries) + 1 and entry.id not in self.places
+        self.entries.append(entry)
+        self.ends.append(self.ends[-1] + entry.wire_bytes)
+        self.places[entry.id] = entry.n
+
+
+class MemoryLog:
+    """A log that lives as long as the process. Every method as in `Log`."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[bytes, _Room] = {}
+
+    def tip(self, room: bytes) -> Tip | None:
+        held = self._rooms.get(room)
+        if held is None:
+            return None
+        last_hash = held.entries[-1].hash if held.entries else held.log
+        return Tip(
+            held.births,
+            held.log,
+            len(held.entries),
+            last_hash,
+            held.ends[-1],
+            held.expired,
+            held.head,
+        )
+
+    def append(self, additions: Iterable[Addition]) -> None:
+        for addition in additions:
+            held = self._rooms.get(addition.room)
+            if held is None:
+                held = _Room(addition.births, addition.log, addition.maker)
+                self._rooms[addition.room] = held
+            assert held.log == addition.log
+            for entry in addition.entries:
+                held.add(entry)
+            held.head = addition.head
+            held.expired = max(held.expired, addition.expired)
+
+    def read(
+        self,
+        room: bytes,
+        first: int,
+        last: int,
+        most_bytes: int = MAX_BATCH_BYTES,
+        most_entries: int = MAX_BATCH_ENTRIES,
+    ) -> list[Entry]:
+        entries = self._rooms[room].entries[first - 1 : min(last, first + most_entries - 1)]
+        return entries[: fitting((entry.wire_bytes for entry in entries), most_bytes)]
+
+    def place_of(self, room: bytes, entry_id: bytes) -> int:
+        held = self._rooms.get(room)
+        return held.places.get(entry_id, 0) if held else 0
+
+    def hash_at(self, room: bytes, n: int) -> bytes:
+        held = self._rooms[room]
+        return held.entries[n - 1].hash if n else held.log
+
+    def weight(self, room: bytes, after: int, upto: int) -> int:
+        ends = self._rooms[room].ends
+        return ends[upto] - ends[after]
+
+    def rooms(self) -> Iterator[bytes]:
+        return iter(list(self._rooms))
+
+    def rooms_made_by(self, maker: bytes) -> int:
+        return sum(held.maker == maker for held in self._rooms.values())
+
+    def count_rooms(self) -> int:
+        return len(self._rooms)
+
+    def close(self) -> None:
+        self._rooms.clear()
+
+
+def fitting(weights: Iterable[int], most_bytes: int) -> int:
+    """How many of these, from the first, stay within `most_bytes`; one always fits."""
+    total = count = 0
+    for weight in weights:
+        total += weight
+        if count and total > most_bytes:
+            break
+        count += 1
+    return count

@@ -38,7 +38,7 @@ class ZchatError(Exception):
 
     @property
     def sentence(self) -> str:
-        """The sentence for the user; the facts in it are untrusted text, made safe by the screen."""
+        """The sentence for the user. Its facts are untrusted until a screen made them safe."""
         first_paragraph = (inspect.getdoc(type(self)) or "").split("\n\n")[0]
         return " ".join(first_paragraph.split()).format(**self.facts)
 

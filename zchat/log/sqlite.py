@@ -14,14 +14,14 @@ StoreFull (try again later) or StoreTrouble (stop), never as sqlite3.Error.
 """
 
 import contextlib
-import fcntl
 import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from zchat.errors import StoreBusy, StoreFull, StoreTrouble, StoreUnreadable
+from zchat.errors import StoreFull, StoreTrouble, StoreUnreadable
+from zchat.files import Lock, private_folder, storage_errors, sync_folder, take_lock
 from zchat.log.contract import Addition, Entry, Tip, fitting
 from zchat.protocol.limits import BIRTH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
@@ -63,12 +63,12 @@ class SqliteLog:
 
     def __init__(self, path: Path, *, durable_wal: bool = False, read_only: bool = False) -> None:
         self._path = path
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._read_only = read_only
         self._tips: dict[bytes, tuple[int, Tip]] = {}
         if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = take_lock(path.with_name(path.name + ".lock"))
+            private_folder(path.parent)
+            self._lock = take_lock(path)
         with self._failures():
             self._db = self._open(read_only)
             self._check_kind(read_only)
@@ -79,8 +79,8 @@ class SqliteLog:
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
         if not read_only:
-            descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-            os.close(descriptor)
+            with storage_errors(self._path):
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         mode = "ro" if read_only else "rw"
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
@@ -279,30 +279,9 @@ class SqliteLog:
     def close(self) -> None:
         self._db.close()
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
 
 def _cut(births: bytes) -> tuple[bytes, ...]:
 
     return tuple(births[at : at + BIRTH_BYTES] for at in range(0, len(births), BIRTH_BYTES))
-
-
-def take_lock(path: Path) -> int:
-    """An exclusive lock that dies with the process. Raises StoreBusy where another holds it."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise StoreBusy(path=path.with_suffix("")) from None
-    return descriptor
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new file's name durable, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

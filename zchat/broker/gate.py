@@ -1,0 +1,151 @@
+"""Who gets in: the ZAP answers, connection limits, and who stands behind a route.
+
+Theory of operation. libzmq asks over inproc://zeromq.zap.01 (RFC 27) before it lets a peer speak;
+the broker answers in its own loop, so there is no authentication thread that could die. The socket
+monitor tells of every accepted and every lost connection by file descriptor, and a message tells
+the descriptor it came over: thus a route is known to be gone without anything being sent to it.
+The library emits a loss before it closes the descriptor, so events that are read before a message
+are never about a later connection of the same number.
+
+Rules of this file: a peer that names itself (a routing id of its own) is refused; without CURVE
+nobody gets in; nothing here blocks.
+"""
+
+import contextlib
+import ipaddress
+import socket
+from collections import Counter
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from zchat.broker.budget import Budget
+from zchat.broker.core import Peer
+
+ZAP_ADDRESS = "inproc://zeromq.zap.01"
+ZAP_DOMAIN = b"zchat"
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+
+
+class Gate:
+    """Admission for one ROUTER. Made before the ROUTER binds."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        allow: frozenset[bytes],
+        connections_per_address: int,
+        handshakes: Budget[str],
+    ) -> None:
+        self._allow = allow
+        self._most = connections_per_address
+        self._handshakes = handshakes
+        self._address_of: dict[int, str] = {}
+        self._route_of: dict[int, bytes] = {}
+        self._connections: Counter[str] = Counter()
+        self.refused = 0
+        self.zap = context.socket(zmq.REP)
+        self.zap.linger = 0
+        self.zap.bind(ZAP_ADDRESS)
+        self.monitor = context.socket(zmq.PAIR)
+        self.monitor.linger = 0
+        self.monitor.rcvhwm = 0  # a dropped event would leave a connection counted for ever
+
+    def watch(self, router: "zmq.Socket[bytes]") -> None:
+        """Listen to the ROUTER's connections."""
+        address = f"inproc://monitor-{id(self)}"
+        router.monitor(address, _EVENTS)
+        self.monitor.connect(address)
+
+    def answer_waiting(self, now: float) -> None:
+        """Answer every ZAP request that waits."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                request = self.zap.recv_multipart(zmq.NOBLOCK)
+                self.zap.send_multipart(self._answer(request, now))
+
+    def _answer(self, request: list[bytes], now: float) -> list[bytes]:
+        version, request_id, _, address, identity, mechanism, *credentials = request
+        reason = self._why_not(address.decode(), identity, mechanism, credentials, now)
+        if reason:
+            self.refused += 1
+            return [version, request_id, b"400", reason.encode(), b"", b""]
+        return [version, request_id, b"200", b"", credentials[0].hex().encode(), b""]
+
+    def _why_not(
+        self, raw: str, identity: bytes, mechanism: bytes, credentials: list[bytes], now: float
+    ) -> str:
+        address = plain_address(raw)
+        if mechanism != b"CURVE" or len(credentials) != 1:
+            return "CURVE only"
+        if identity:
+            return "no routing id of your own"
+        if self._allow and credentials[0] not in self._allow:
+            return "access key not allowed"
+        if self._connections[address] > self._most:
+            return "too many connections"
+        if not self._handshakes.take(address, now):
+            return "too many connections at once"
+        return ""
+
+    def lost_routes(self) -> list[bytes]:
+        """Read all events that wait; the routes whose connections are gone."""
+        lost = []
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
+                descriptor = int(event["value"])
+                if event["event"] == zmq.EVENT_ACCEPTED:
+                    self._accepted(descriptor)
+                else:
+                    lost += self._gone(descriptor)
+        return lost
+
+    def _accepted(self, descriptor: int) -> None:
+        address = _peer_address(descriptor)
+        self._address_of[descriptor] = address
+        self._connections[address] += 1
+
+    def _gone(self, descriptor: int) -> list[bytes]:
+        address = self._address_of.pop(descriptor, None)
+        if address is not None:
+            self._connections[address] -= 1
+            if self._connections[address] <= 0:
+                del self._connections[address]
+        route = self._route_of.pop(descriptor, None)
+        return [] if route is None else [route]
+
+    def identify(self, route: bytes, frame: zmq.Frame) -> Peer:
+        """Who sent the first message of a route, from the frame's own metadata."""
+        descriptor = frame.get(zmq.SRCFD)
+        assert isinstance(descriptor, int)
+        self._route_of[descriptor] = route
+        access_key = bytes.fromhex(str(frame.get("User-Id")))
+        return Peer(access_key, plain_address(str(frame.get("Peer-Address"))))
+
+    def close(self) -> None:
+        self.monitor.close()
+        self.zap.close()
+
+
+def plain_address(address: str) -> str:
+    """An IPv4 address that came over an IPv6 socket is the same address."""
+    with contextlib.suppress(ValueError):
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return str(mapped or parsed)
+    return address
+
+
+def _peer_address(descriptor: int) -> str:
+    """The address at the other end; empty where the connection is gone already."""
+    try:
+        borrowed = socket.socket(fileno=descriptor)
+    except OSError:
+        return ""
+    try:
+        return plain_address(borrowed.getpeername()[0])
+    except OSError:
+        return ""
+    finally:
+        borrowed.detach()

@@ -1,0 +1,221 @@
+"""One loop: let in, drain the ROUTER, commit once, hand out.
+
+Theory of operation. A plain poll loop in one thread owns every socket and the store. Each turn it
+takes what waits (bounded), stores it with one commit, and only then answers. Under load many
+messages share a commit and an encoding, so the cost per message falls as the load rises.
+
+Rules of this file: no decision about rooms is made here (that is core.py); an error of the store
+that a retry could mend refuses the turn's posts; any other ends the process, for after a failed
+fsync nobody knows what the disk holds.
+"""
+
+import ctypes
+import logging
+import os
+import resource
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+import zmq
+
+from zchat.broker.budget import Budget
+from zchat.broker.core import Core, Limits, Send
+from zchat.broker.folder import BrokerKeys
+from zchat.broker.gate import ZAP_DOMAIN, Gate
+from zchat.errors import CannotListen, StoreFull
+from zchat.log.contract import Log
+from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
+
+_MAX_DRAINED = 1_024
+_IDLE_POLL_MS = 250
+_STUCK_POLL_MS = 20
+_FAREWELL_MS = 500
+
+# Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
+_ROUTER_OPTIONS: dict[int, int | bytes] = {
+    zmq.IPV6: 1,
+    zmq.LINGER: 0,
+    zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+    zmq.HANDSHAKE_IVL: 3_000,
+    zmq.RCVHWM: 64,
+    zmq.SNDHWM: 100,
+    zmq.SNDBUF: 65_536,
+    zmq.RCVBUF: 65_536,
+    zmq.ROUTER_MANDATORY: 1,
+    zmq.ROUTER_HANDOVER: 0,
+    zmq.HEARTBEAT_IVL: 3_000,
+    zmq.HEARTBEAT_TIMEOUT: 6_000,
+    zmq.HEARTBEAT_TTL: 10_000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 60,
+    zmq.TCP_KEEPALIVE_INTVL: 15,
+    zmq.TCP_KEEPALIVE_CNT: 4,
+    zmq.TCP_MAXRT: 30_000,
+    zmq.BACKLOG: 1_024,
+    zmq.CURVE_SERVER: 1,
+    zmq.ZAP_DOMAIN: ZAP_DOMAIN,
+    zmq.ZAP_ENFORCE_DOMAIN: 1,
+}
+
+logger = logging.getLogger("zchat.broker")
+
+
+class Server:
+    """A broker on a socket. `address` is HOST:PORT; port 0 takes a free one."""
+
+    def __init__(
+        self,
+        keys: BrokerKeys,
+        log: Log,
+        *,
+        allowed: Limits,
+        software: str,
+        allow: frozenset[bytes] = frozenset(),
+        connections_per_address: int,
+        handshakes: tuple[int, int] = (HANDSHAKE_BURST, HANDSHAKES_PER_S),
+    ) -> None:
+        assert zmq.has("curve") and zmq.zmq_version_info() >= (4, 3, 5)
+        _prepare_process()
+        self._context = zmq.Context(io_threads=2)
+        self._context.max_sockets = max(1_024, _descriptors())
+        self._log = log
+        self._core = Core(log, keys.log_key, allowed, software)
+        self._gate = Gate(self._context, allow, connections_per_address, Budget(*handshakes))
+        self._router = self._make_router(keys)
+        self._gate.watch(self._router)
+        self._stopping = False
+
+    def _make_router(self, keys: BrokerKeys) -> "zmq.Socket[bytes]":
+        router = self._context.socket(zmq.ROUTER)
+        for option, value in _ROUTER_OPTIONS.items():
+            router.setsockopt(option, value)
+        router.curve_secretkey = keys.curve_secret
+        return router
+
+    def listen(self, host: str, port: int) -> int:
+        """Bind; returns the port. Raises CannotListen."""
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            self._router.bind(f"tcp://{shown}:{port or '*'}")
+        except zmq.ZMQError as error:
+            raise CannotListen(address=f"{shown}:{port}", reason=error.strerror) from None
+        return int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+    def stop(self, *_: object) -> None:
+        """End the loop after its turn. Safe in a signal handler."""
+        self._stopping = True
+
+    def run(self, watch: Callable[[], bool] = lambda: False) -> None:
+        """Serve until `stop` is called, or `watch` (asked a few times a second) says so.
+
+        Raises StoreTrouble when the store failed in a way that a retry cannot mend.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        poller = zmq.Poller()
+        for waiting in (self._router, self._gate.zap, self._gate.monitor):
+            poller.register(waiting, zmq.POLLIN)
+        while not (self._stopping or watch()):
+            poller.poll(self._poll_ms())
+            self._turn()
+        self._turn()
+        self._say_farewell()
+
+    def _poll_ms(self) -> int:
+        if self._core.has_work or self._core.full:
+            return 0
+        return _STUCK_POLL_MS if self._core.has_stuck else _IDLE_POLL_MS
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._forget_lost()
+        self._gate.answer_waiting(now)
+        self._drain(now)
+        self._commit()
+        self._core.retry_stuck()
+        self._send(self._core.serve())
+
+    def _drain(self, now: float) -> None:
+        """Take what waits: at most a bounded number of messages, at most one batch of a room."""
+        for _ in range(_MAX_DRAINED):
+            try:
+                route = self._router.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            frames = self._frames_of(route)
+            if frames:
+                self._send(self._core.receive(route, frames, now, secrets.token_bytes(16)))
+            if self._core.full:
+                break
+        self._forget_lost()
+
+    def _frames_of(self, route: bytes) -> tuple[bytes, ...]:
+        """The frames behind a route; of a route not known yet, who it is."""
+        frames = []
+        if not self._core.knows(route):
+            self._forget_lost()
+            first = self._router.recv(copy=False)
+            self._core.connected(route, self._gate.identify(route, first))
+            frames.append(first.bytes)
+        while self._router.getsockopt(zmq.RCVMORE):
+            frames.append(self._router.recv())
+        return tuple(frames)
+
+    def _forget_lost(self) -> None:
+        for route in self._gate.lost_routes():
+            self._core.closed(route)
+
+    def _commit(self) -> None:
+        batch = self._core.batch(time.time_ns() // 1_000_000)
+        try:
+            if batch:
+                self._log.append(batch)
+        except StoreFull as error:
+            logger.warning("%s", error)
+            self._send(self._core.failed())
+            return
+        self._send(self._core.committed())
+
+    def _send(self, sends: Iterable[Send]) -> None:
+        for send in sends:
+            try:
+                self._router.send(send.route, zmq.SNDMORE | zmq.NOBLOCK)
+                for frame in send.frames[:-1]:
+                    self._router.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
+                self._router.send(send.frames[-1], zmq.NOBLOCK)
+            except zmq.Again:
+                self._core.unsent(send)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._core.closed(send.route)
+
+    def _say_farewell(self) -> None:
+        self._send(self._core.refuse_all())
+        self._router.linger = _FAREWELL_MS
+
+    def close(self) -> None:
+        """Give back sockets and store."""
+        logger.info("ended: %s", self._core.summary())
+        self._router.disable_monitor()
+        self._router.close()
+        self._gate.close()
+        self._context.term()
+        self._log.close()
+
+
+def _prepare_process() -> None:
+    """As many descriptors as the system gives, and unpredictable routing ids.
+
+    libzmq draws its automatic routing ids from libc's rand(), which nobody seeds.
+    """
+    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4), "big"))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,0 +1,119 @@
+"""Settings with their origin: flag > environment > file > default.
+
+Rules of this file: a setting is a field of one of the Structs below, with its default, its bounds
+and (in config/*.toml, which a test compares with this file) its reason. Unknown settings are
+refused with the nearest name. Secrets are never settings.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from platformdirs import user_data_path
+
+from zchat.errors import BadConfig
+from zchat.protocol import limits
+
+DEFAULT_PORT = 5577
+
+_Positive = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class BrokerConfig(Struct, forbid_unknown_fields=True, frozen=True):
+    """What config/broker.toml can say."""
+
+    schema: Annotated[int, Meta(ge=1, le=1)] = 1
+    listen: str = f"127.0.0.1:{DEFAULT_PORT}"
+    advertise: str = ""
+    allow: tuple[str, ...] = ()
+    post_burst: _Positive = limits.POST_BURST
+    posts_per_s: _Positive = limits.POSTS_PER_S
+    cast_burst: _Positive = limits.CAST_BURST
+    casts_per_s: _Positive = limits.CASTS_PER_S
+    control_burst: _Positive = limits.CONTROL_BURST
+    controls_per_s: _Positive = limits.CONTROLS_PER_S
+    connections_per_address: _Positive = limits.CONNECTIONS_PER_ADDRESS
+    handshake_burst: _Positive = limits.HANDSHAKE_BURST
+    handshakes_per_s: _Positive = limits.HANDSHAKES_PER_S
+    rooms_per_access_key: _Positive = limits.ROOMS_PER_ACCESS_KEY
+    rooms_per_broker: _Positive = limits.ROOMS_PER_BROKER
+    room_bytes: Annotated[int, Meta(ge=limits.MAX_ENVELOPE_BYTES)] = limits.ROOM_BYTES
+
+
+class MemberConfig(Struct, forbid_unknown_fields=True, frozen=True):
+    """What config/member.toml can say."""
+
+    schema: Annotated[int, Meta(ge=1, le=1)] = 1
+    name: str = ""
+    history: Annotated[int, Meta(ge=0, le=100_000)] = 1_000
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+    window_bytes: Annotated[int, Meta(ge=0, le=limits.MAX_WINDOW_BYTES)] = 512 * limits.KIB
+    beat_min_s: _Seconds = limits.BEAT_MIN_S
+    beat_max_s: _Seconds = limits.BEAT_MAX_S
+    idle_join_s: Annotated[float, Meta(gt=0, le=limits.IDLE_JOIN_S)] = limits.IDLE_JOIN_S
+    answer_timeout_s: _Seconds = limits.ANSWER_TIMEOUT_S
+    withheld_s: _Seconds = limits.WITHHELD_S
+
+
+Config = TypeVar("Config", BrokerConfig, MemberConfig)
+
+
+def home() -> Path:
+    """The folder of all of this profile's files: ZCHAT_HOME, else the platform's own place."""
+    named = os.environ.get("ZCHAT_HOME")
+    return Path(named).expanduser() if named else user_data_path("zchat", appauthor=False)
+
+
+def load(
+    kind: type[Config], path: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[Config, dict[str, str]]:
+    """The settings of one kind and the origin of each.
+
+    `path` is a file the user named (it must exist) or None for `home()/broker.toml` or
+    `home()/member.toml`, which need not. Flags that are None were not given. Raises BadConfig.
+    """
+    names = kind.__struct_fields__
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(names, "default")
+    file = path or home() / f"{kind.__name__.removesuffix('Config').lower()}.toml"
+    if path is not None or file.exists():
+        for name, value in _read(file, names).items():
+            values[name], origins[name] = value, f"file {file}"
+    for name in names:
+        variable = f"ZCHAT_{name.upper()}"
+        if variable in environment:
+            values[name], origins[name] = environment[variable], f"environment {variable}"
+    for name, value in flags.items():
+        if value is not None:
+            values[name], origins[name] = value, "flag"
+    try:
+        return msgspec.convert(values, kind, strict=False), origins
+    except msgspec.ValidationError as error:
+        raise BadConfig(path=_culprit(error, origins, file), reason=str(error)) from None
+
+
+def _culprit(error: msgspec.ValidationError, origins: Mapping[str, str], file: Path) -> str:
+    """Where the setting that the error names came from."""
+    name = str(error).rpartition("$.")[2].rstrip("`")
+    return origins.get(name, str(file)).removeprefix("file ")
+
+
+def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise BadConfig(path=file, reason=error.strerror or "cannot be read") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(path=file, reason=f"not TOML: {error}") from None
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadConfig(path=file, reason=f"there is no setting {name!r}{meant}")
+    return settings

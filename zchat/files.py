@@ -1,0 +1,102 @@
+"""Files that are private, written whole or not at all, and locked for as long as a process lives.
+
+Rules of this file: the standard library only; what fails leaves as one of our own errors.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from zchat.errors import StoreBusy, StoreFull, StoreTrouble
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made if need be, with its parents, for the owner only."""
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file whole: afterwards it holds `content` durably, or what it held before."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with storage_errors(path):
+        try:
+            descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            sync_folder(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def make_once(path: Path, content: bytes) -> bytes:
+    """What `path` holds; `content` if it did not exist. Two processes at once agree."""
+    private_folder(path.parent)
+    with take_lock(path, wait=True), storage_errors(path):
+        if not path.exists():
+            write_private(path, content)
+        return path.read_bytes()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Lock(contextlib.AbstractContextManager["Lock"]):
+    """An exclusive lock that dies with its process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def take_lock(path: Path, *, wait: bool = False) -> Lock:
+    """Lock `path` by the file `path.lock` beside it.
+
+    Raises StoreBusy where another process holds it and `wait` is False.
+    """
+    with storage_errors(path):
+        descriptor = os.open(lock_file(path), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        raise StoreBusy(path=path) from None
+    return Lock(descriptor)
+
+
+def lock_file(path: Path) -> Path:
+    """The file by which `path` is locked."""
+    return path.with_name(path.name + ".lock")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """An OSError about `path` leaves as StoreFull or StoreTrouble."""
+    try:
+        yield
+    except OSError as error:
+        kind = StoreFull if error.errno in _NO_SPACE else StoreTrouble
+        raise kind(path=path, reason=error.strerror or str(error)) from None

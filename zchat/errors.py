@@ -48,7 +48,7 @@ class ZchatError(Exception):
         return self.hint.format(**self.facts)
 
 
-# ---- What the user gave us -------------------------------------------------------------------
+# ---- What the user gave us ----
 
 
 class BadInput(ZchatError):
@@ -137,7 +137,7 @@ class NeedsTerminal(Usage):
     hint = "Use --passphrase-file FILE, --passphrase-fd N or ZCHAT_PASSPHRASE_FILE=FILE."
 
 
-# ---- The network and this machine ------------------------------------------------------------
+# ---- The network and this machine ----
 
 
 class NetworkTrouble(ZchatError):
@@ -165,6 +165,12 @@ class NoAnswer(ZchatError):
 
     exit_code = Exit.TIMEOUT
     hint = "They go out with the next `zchat send` or `zchat join`; do not send them again."
+
+
+class Incompatible(NetworkTrouble):
+    """The server at {address} speaks another version of the protocol; server says: {text}."""
+
+    hint = "Update zchat, here or there."
 
 
 class CannotListen(NetworkTrouble):
@@ -205,7 +211,7 @@ class StoreUnreadable(StoreTrouble):
     hint = "Was it damaged or written by another version? Keep a copy before you do anything."
 
 
-# ---- Secrets ---------------------------------------------------------------------------------
+# ---- Secrets ----
 
 
 class WrongPassphrase(ZchatError):
@@ -222,7 +228,7 @@ class EmptyRoom(ZchatError):
     hint = "Check the words. If an empty room is what you mean, say --new."
 
 
-# ---- The server's faults ---------------------------------------------------------------------
+# ---- The server's faults ----
 
 
 class ServerFault(ZchatError):
@@ -238,7 +244,7 @@ class WrongLogKey(ServerFault):
     hint = "Ask for a fresh invite by a way you trust; if it is the same, do not use this server."
 
 
-# ---- What others sent us: never a user's sentence, always counted --------------------------------
+# ---- What others sent us: never a user's sentence, always counted ----
 
 
 class Malformed(ZchatError):

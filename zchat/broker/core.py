@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from zchat.broker.budget import Budget
 from zchat.errors import Malformed, Unopenable
-from zchat.log.contract import Addition, Entry, Log, Tip
+from zchat.log.contract import Addition, BrokerLog, Entry, Tip
 from zchat.protocol import limits
 from zchat.protocol.envelope import EnvelopeClass, check_outline, envelope_id
 from zchat.protocol.ledger import NO_LOG, Genesis, LogKey, link
@@ -177,7 +177,7 @@ class _Staged:
 class Core:
     """The broker without its socket. `randomness(k)` gives k random bytes."""
 
-    def __init__(self, log: Log, log_key: LogKey, allowed: Limits, software: str) -> None:
+    def __init__(self, log: BrokerLog, log_key: LogKey, allowed: Limits, software: str) -> None:
         self._log = log
         self._key = log_key
         self._allowed = allowed
@@ -202,7 +202,7 @@ class Core:
             allowed.control_burst * factor, allowed.controls_per_s * factor
         )
 
-    # ---- connections -------------------------------------------------------------------------
+    # ---- connections ----
 
     def knows(self, route: bytes) -> bool:
         return route in self._connections
@@ -223,7 +223,7 @@ class Core:
     def connection_count(self) -> int:
         return len(self._connections)
 
-    # ---- a message comes in --------------------------------------------------------------------
+    # ---- a message comes in ----
 
     def receive(
         self, route: bytes, frames: tuple[bytes, ...], now: float, randomness: bytes
@@ -306,7 +306,7 @@ class Core:
         )
         return Send(connection.route, encode(refusal))
 
-    # ---- POST ----------------------------------------------------------------------------------
+    # ---- POST ----
 
     def _post(
         self, connection: _Connection, word: Post, envelope: bytes, now: float, randomness: bytes
@@ -393,7 +393,7 @@ class Core:
             self.full = True
         return n
 
-    # ---- the commit ----------------------------------------------------------------------------
+    # ---- the commit ----
 
     def batch(self, wall_ms: int) -> list[Addition]:
         """What this turn has to store, with the time of arrival; empty if nothing."""
@@ -519,7 +519,7 @@ class Core:
         assert tip is not None
         return tip
 
-    # ---- JOIN, PAGE, LEAVE, CAST -----------------------------------------------------------------
+    # ---- JOIN, PAGE, LEAVE, CAST ----
 
     def _acknowledges(self, connection: _Connection, word: Join) -> bool:
         """Whether every room of this JOIN moves a window on: that is paid for by the window."""
@@ -613,7 +613,7 @@ class Core:
         routes = self._subscribers.get(word.room, {})
         return [Send(route, frames) for route in routes if route != connection.route]
 
-    # ---- what is asked for and behind ----------------------------------------------------------
+    # ---- what is asked for and behind ----
 
     def _queue(self, subscription: Subscription) -> None:
         if not subscription.queued:
@@ -770,7 +770,7 @@ class Core:
         return dict(self.counts)
 
 
-def _contradicts(log: Log, tip: Tip | None, position: Position) -> tuple[int, bool] | None:
+def _contradicts(log: BrokerLog, tip: Tip | None, position: Position) -> tuple[int, bool] | None:
     """(place of the head to show, whether with lineage) where a JOIN names another past."""
     if tip is None:
         return (0, False) if position.log != NO_LOG else None

@@ -25,7 +25,7 @@ from zchat.broker.core import Core, Limits, Send
 from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
 from zchat.errors import CannotListen, StoreFull
-from zchat.log.contract import Log
+from zchat.log.contract import BrokerLog
 from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
 
 _MAX_DRAINED = 1_024
@@ -68,7 +68,7 @@ class Server:
     def __init__(
         self,
         keys: BrokerKeys,
-        log: Log,
+        log: BrokerLog,
         *,
         allowed: Limits,
         software: str,

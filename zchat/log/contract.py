@@ -60,7 +60,7 @@ class Addition(NamedTuple):
 
 
 class Log(Protocol):
-    """A store of logs."""
+    """A store of logs: what both halves ask of it."""
 
     def tip(self, room: bytes) -> Tip | None:
         """The end of a room's log; None where the store has no such room."""
@@ -89,6 +89,14 @@ class Log(Protocol):
         """h[n] of a room, 0 <= n <= tip.n."""
         ...
 
+    def close(self) -> None:
+        """Give back what is held open."""
+        ...
+
+
+class BrokerLog(Log, Protocol):
+    """What a broker asks of a store besides: how much, and whose."""
+
     def weight(self, room: bytes, after: int, upto: int) -> int:
         """Wire bytes of the entries after+1...upto, as they were appended."""
         ...
@@ -103,10 +111,6 @@ class Log(Protocol):
 
     def count_rooms(self) -> int:
         """How many rooms there are."""
-        ...
-
-    def close(self) -> None:
-        """Give back what is held open."""
         ...
 
 
@@ -129,7 +133,7 @@ class _Room:
 
 
 class MemoryLog:
-    """A log that lives as long as the process. Every method as in `Log`."""
+    """A log that lives as long as the process. Every method as in `BrokerLog`."""
 
     def __init__(self) -> None:
         self._rooms: dict[bytes, _Room] = {}

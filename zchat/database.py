@@ -1,0 +1,125 @@
+"""One way to open a SQLite file: whose it is, which version, how durable, and how it fails.
+
+Rules of this file: what is committed is durable when `transaction` ends; an error of SQLite leaves
+as StoreFull (try again later), StoreUnreadable (not ours, or damaged) or StoreTrouble (stop).
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zchat.errors import StoreFull, StoreTrouble, StoreUnreadable
+from zchat.files import private_folder, storage_errors, sync_folder
+
+_BUSY_TIMEOUT_S = 10.0
+_CACHE_KIB = 65_536
+
+
+class Schema(NamedTuple):
+    """What a file of ours holds. `application_id` lets `file` and us recognise it."""
+
+    application_id: int
+    version: int
+    tables: str
+
+
+class Access(Enum):
+    """How a file is opened.
+
+    WAL with synchronous=FULL costs one fsync per commit, for files that one connection writes. A
+    rollback journal with EXTRA is for files of several: before 3.51.3, SQLite in WAL mode can lose
+    commits where several connections write or checkpoint.
+    """
+
+    ONE_WRITER = ("WAL", "FULL")
+    SHARED = ("DELETE", "EXTRA")
+    READ_ONLY = ("", "")
+
+
+class Database:
+    """A SQLite file of ours. Made on first use unless opened read-only."""
+
+    def __init__(self, path: Path, schema: Schema, access: Access) -> None:
+        self._path = path
+        self.read_only = access is Access.READ_ONLY
+        with self.failures():
+            self._connection = self._connect()
+            self._check_kind(schema)
+            if not self.read_only:
+                journal, synchronous = access.value
+                self.execute(f"PRAGMA journal_mode={journal}")
+                self.execute(f"PRAGMA synchronous={synchronous}")
+            self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.read_only:
+            private_folder(self._path.parent)
+            with storage_errors(self._path):
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        mode = "ro" if self.read_only else "rw"
+        uri = f"{self._path.absolute().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+
+    def _check_kind(self, schema: Schema) -> None:
+        if self._is_empty() and not self.read_only:
+            self._make(schema)
+        (version,) = self.execute("PRAGMA user_version").fetchone()
+        (application_id,) = self.execute("PRAGMA application_id").fetchone()
+        if application_id != schema.application_id:
+            raise StoreUnreadable(path=self._path, reason="it is another program's file")
+        if version != schema.version:
+            reason = f"it has schema {version}, this version reads {schema.version}"
+            raise StoreUnreadable(path=self._path, reason=reason)
+
+    def _is_empty(self) -> bool:
+        return not self.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+    def _make(self, schema: Schema) -> None:
+        with self.transaction():
+            if self._is_empty():  # another process may have been faster
+                for statement in schema.tables.split(";\n"):
+                    self.execute(statement)
+                self.execute(f"PRAGMA application_id = {schema.application_id}")
+                self.execute(f"PRAGMA user_version = {schema.version}")
+        sync_folder(self._path.parent)
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(statement, values)
+
+    def execute_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        self._connection.executemany(statement, rows)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it durably, or nothing."""
+        with self.failures():
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Errors of SQLite leave as ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+            reason = f"{error} ({name})"
+            # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
+            if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+                raise StoreFull(path=self._path, reason=reason) from None
+            if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+                raise StoreUnreadable(path=self._path, reason=reason) from None
+            raise StoreTrouble(path=self._path, reason=reason) from None
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,387 @@
+"""The log as this member has checked it: chain, heads, lineage, and what contradicts them.
+
+Theory of operation. The replica holds entries 1...n whose ids fold into a head that the server
+signed. A segment moves it on only as a whole, ending at a signed head. Every other head of this
+room that ever comes by (in a message, a beat, a receipt) must lie on the same chain; one that does
+not, with a signature that holds, is the server's contradiction, and `proof_against` puts both heads
+and the ids between them together as evidence.
+
+Rules of this file: only what the server's own signature or its own frames show is called its fault;
+docs/protocol.md section 9 numbers the rules of a segment. Nothing is changed by a check that fails.
+"""
+
+import itertools
+from enum import Enum
+from typing import NamedTuple
+
+from zchat.errors import Malformed
+from zchat.log.contract import Addition, Entry, Log
+from zchat.protocol.envelope import envelope_id
+from zchat.protocol.ledger import (
+    NO_HEAD,
+    NO_LOG,
+    Contradiction,
+    Genesis,
+    Head,
+    chain,
+    head_holds,
+    link,
+    read_lineage,
+)
+from zchat.protocol.limits import MAX_BATCH_ENTRIES
+from zchat.protocol.wire import Entries, Item, Stored
+
+
+class ServerContradiction(Exception):
+    """The server contradicted itself; the proof is there where two signed heads show it."""
+
+    def __init__(self, text: str, proof: Contradiction | None = None) -> None:
+        self.text, self.proof = text, proof
+        super().__init__(text)
+
+
+class Step(Enum):
+    """What a segment means for the replica."""
+
+    ON = "entries to keep"
+    IN_STEP = "nothing new"
+    GAP = "entries were lost between: join again"
+    BEHIND = "the server's end is below ours"
+    GONE = "the server has no such room, but we have"
+    NO_ROOM = "the server has no such room, and neither have we"
+    NEW_LOG = "the server started a new log that goes on from ours"
+
+
+class Segment(NamedTuple):
+    """A checked ENTRIES: what it means, the new entries, the head they end at."""
+
+    step: Step
+    entries: list[Entry]
+    head: Head
+    births: tuple[bytes, ...] = ()
+    kept_n: int = 0  # BEHIND: the server's end; NEW_LOG: how much of ours it keeps
+
+
+class Seen(Enum):
+    """How a counter-signed head lies to the checked log."""
+
+    FITS = "fits"
+    AHEAD = "above our end"
+    FORK = "contradicts our log"
+    OTHER_LOG = "another log of this room that ours does not name"
+    LOST = "a part of a former log that a restore lost"
+    FORGED = "the server never signed it"
+
+
+class CheckedLog:
+    """The checked end of one room's log, over its replica."""
+
+    def __init__(self, room: bytes, log_key: bytes, replica: Log) -> None:
+        self._room = room
+        self._log_key = log_key
+        self._replica = replica
+        self._lineage: tuple[Genesis, ...] = ()
+        self._ancestors: dict[bytes, list[bytes]] = {}
+        self._promised: dict[bytes, Head] = {}
+        self.log = NO_LOG
+        self.head = NO_HEAD
+        tip = replica.tip(room)
+        if tip is not None:
+            self._adopt(tip.births)
+            self.head = Head.unpack(tip.head)
+
+    @property
+    def n(self) -> int:
+        return self.head.n
+
+    @property
+    def hash(self) -> bytes:
+        return self.head.hash if self.n else self.log
+
+    @property
+    def expired(self) -> int:
+        return self.head.expired
+
+    @property
+    def replica(self) -> Log:
+        return self._replica
+
+    def _adopt(self, births: tuple[bytes, ...]) -> None:
+        self._lineage = read_lineage(births, self._room, self._log_key)
+        self.log = self._lineage[0].log
+
+    # ---- segments ----
+
+    def check(self, word: Entries, items: list[Item], *, asked_ids: bool) -> Segment:
+        """What an ENTRIES means. Raises ServerContradiction; Malformed where it is no segment."""
+        if not word.head:
+            return self._no_room(word, items)
+        head = Head.unpack(word.head)
+        self._check_head(word, head)
+        if self.log == NO_LOG:
+            first_log = self._read_lineage(word)
+            if first_log[0].log != word.log:
+                raise ServerContradiction("its log is not the one it was born as")
+        elif word.log != self.log:
+            return self._new_log(word, head)
+        if not items:
+            return self._check_end(word, head)
+        return self._check_entries(word, items, head, asked_ids=asked_ids)
+
+    def _no_room(self, word: Entries, items: list[Item]) -> Segment:
+        if items or word.log != NO_LOG or word.tip:
+            raise Malformed(reason="entries without a head")
+        step = Step.NO_ROOM if self.log == NO_LOG else Step.GONE
+        return Segment(step, [], NO_HEAD)
+
+    def _check_head(self, word: Entries, head: Head) -> None:
+        if head.log != word.log or not head_holds(head, self._room, self._log_key):
+            raise ServerContradiction("it sent a head that it did not sign for this log")
+        if word.log == self.log and head.expired < min(self.expired, head.n):
+            raise ServerContradiction("it claims to keep messages again that it had dropped")
+
+    def _read_lineage(self, word: Entries) -> tuple[Genesis, ...]:
+        try:
+            return read_lineage(word.lineage, self._room, self._log_key)
+        except Malformed as error:
+            raise ServerContradiction(f"it cannot say where its log comes from: {error}") from None
+
+    def _new_log(self, word: Entries, head: Head) -> Segment:
+        """Another log id: an honest restore names ours and where it stopped; else two logs."""
+        lineage = self._read_lineage(word)
+        if lineage[0].log != word.log:
+            raise ServerContradiction("its log is not the one it was born as")
+        child = next((log for log in lineage if log.parent == self.log), None)
+        if child is None:
+            raise ServerContradiction("it shows another log of this room that does not name ours")
+        if child.parent_n <= self.n and self.hash_at(child.parent_n) != child.parent_hash:
+            raise ServerContradiction("its new log claims a past that ours never had")
+        return Segment(Step.NEW_LOG, [], head, word.lineage, min(child.parent_n, self.n))
+
+    def _check_end(self, word: Entries, head: Head) -> Segment:
+        if head.n > self.n:
+            self._promised[b"server"] = head
+            return Segment(Step.IN_STEP, [], head, word.lineage)
+        self._compare(head)
+        step = Step.BEHIND if head.n < self.n else Step.IN_STEP
+        return Segment(step, [], head, word.lineage, head.n)
+
+    def _check_entries(
+        self, word: Entries, items: list[Item], head: Head, *, asked_ids: bool
+    ) -> Segment:
+        if head.n != word.first + len(items) - 1:
+            raise ServerContradiction("it sent entries that do not end at their head")
+        if word.first > self.n + 1:
+            return Segment(Step.GAP, [], head)
+        before = word.log if self.log == NO_LOG else self.hash_at(word.first - 1)
+        if word.before != before:
+            raise ServerContradiction(
+                f"its log before #{word.first} is not the one it showed us",
+                self._proof_by_segment(word, items, head),
+            )
+        entries = self._fold(word, items, head)
+        if self.n >= word.first:
+            self._compare_overlap(entries, head)
+        fresh = entries[max(0, self.n + 1 - word.first) :]
+        self._check_ids(fresh, head, asked_ids=asked_ids)
+        step = Step.ON if fresh else Step.IN_STEP
+        return Segment(step, fresh, head, word.lineage)
+
+    def _fold(self, word: Entries, items: list[Item], head: Head) -> list[Entry]:
+        previous = word.before
+        entries = []
+        for n, (bare_id, envelope) in enumerate(items, word.first):
+            entry_id = bare_id if envelope is None else envelope_id(envelope)
+            previous = link(previous, n, entry_id)
+            entries.append(Entry(n, entry_id, previous, envelope))
+        if previous != head.hash:
+            raise ServerContradiction(f"entries up to #{head.n} do not fit the head it signed")
+        return entries
+
+    def _compare_overlap(self, entries: list[Entry], head: Head) -> None:
+        known = [entry for entry in entries if entry.n <= self.n]
+        if known[-1].hash != self.hash_at(known[-1].n):
+            raise ServerContradiction(
+                f"it shows another #{known[-1].n} than before",
+                self._proof_by_ids(head, [entry.id for entry in entries]),
+            )
+
+    def _check_ids(self, entries: list[Entry], head: Head, *, asked_ids: bool) -> None:
+        ids = [entry.id for entry in entries]
+        repeated = len(set(ids)) < len(ids) or any(
+            self._replica.place_of(self._room, entry_id) for entry_id in ids
+        )
+        if repeated:
+            raise ServerContradiction(
+                f"it stored a message twice (up to #{head.n})", self._proof_by_ids(head, ids)
+            )
+        withheld = any(entry.envelope is None and entry.n > head.expired for entry in entries)
+        if withheld and not asked_ids:
+            raise ServerContradiction("it holds back messages that it has not dropped")
+
+    def _proof_by_segment(
+        self, word: Entries, items: list[Item], head: Head
+    ) -> Contradiction | None:
+        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
+        if word.first != self.n + 1 or not self.n:
+            return None
+        return Contradiction(
+            self._room, self._log_key, self.head, head, tuple(ids), start=word.before
+        )
+
+    def _proof_by_ids(self, head: Head, ids: list[bytes]) -> Contradiction | None:
+        if head.n <= self.n:
+            return self.proof_against(head)
+        fresh = tuple(ids[len(ids) - (head.n - self.n) :])
+        if not self.n:
+            return None
+        return Contradiction(self._room, self._log_key, self.head, head, fresh)
+
+    def advance(self, segment: Segment, kept: list[Entry]) -> None:
+        """Keep a checked segment: durable in the replica, then ours.
+
+        `kept` are its entries as they shall be kept (without envelopes that do not open).
+        """
+        births = segment.births if self.log == NO_LOG else ()
+        self._replica.append(
+            [
+                Addition(
+                    room=self._room,
+                    entries=kept,
+                    log=segment.head.log,
+                    births=births,
+                    head=segment.head.packed,
+                    expired=segment.head.expired,
+                )
+            ]
+        )
+        if births:
+            self._adopt(births)
+        self.head = segment.head
+
+    def settle(self) -> None:
+        """Compare what waited for the end now reached: heads heard of earlier, a parent's past.
+
+        Raises ServerContradiction; called again, it goes on with what is left.
+        """
+        for source, promised in list(self._promised.items()):
+            if promised.n <= self.n or promised.log != self.log:
+                del self._promised[source]
+                self._compare(promised)
+        self._check_ancestors()
+
+    def _compare(self, head: Head) -> None:
+        """A signed head at or below our end, or of a former log, must lie on our chain."""
+        if self.judge(head, self.n + 1) in (Seen.FORK, Seen.OTHER_LOG):
+            raise ServerContradiction(
+                f"it signed another history up to #{head.n}", self.proof_against(head)
+            )
+
+    def proof_against(self, head: Head) -> Contradiction | None:
+        """Evidence from a signed head of our log, at or below our end, that is not on our chain."""
+        if not 0 < head.n <= self.n or head.log != self.log:
+            return None
+        if head.n == self.n:
+            return Contradiction(self._room, self._log_key, head, self.head)
+        ids = tuple(entry.id for entry in self._read(head.n + 1, self.n))
+        start = self.hash_at(head.n)
+        return Contradiction(self._room, self._log_key, head, self.head, ids, start)
+
+    def _read(self, first: int, last: int) -> list[Entry]:
+        entries: list[Entry] = []
+        while first <= last:
+            entries += self._replica.read(self._room, first, last)
+            first = entries[-1].n + 1
+        return entries
+
+    def hash_at(self, n: int) -> bytes:
+        """h[n] of the checked log, 0 <= n <= our end."""
+        if n == 0:
+            return self.log
+        return self.hash if n == self.n else self._replica.hash_at(self._room, n)
+
+    # ---- heads that others show ----
+
+    def judge(self, seen: Head, place: int) -> Seen:
+        """How the head in an entry at `place` lies to our log (section 9's table)."""
+        if seen.n == 0:
+            return Seen.FITS
+        if seen.log == self.log and seen.n < place:
+            if seen.hash == self.hash_at(seen.n):
+                return Seen.FITS
+            return self._if_signed(seen, Seen.FORK)
+        if seen.log == self.log:
+            return self._if_signed(seen, Seen.FORK)
+        end = self._ancestor_end(seen.log)
+        if end is None:
+            return self._if_signed(seen, Seen.OTHER_LOG)
+        if seen.n > end or seen.n >= place:
+            return self._if_signed(seen, Seen.LOST)
+        if seen.hash == self._ancestor_hash(seen.log, seen.n):
+            return Seen.FITS
+        return self._if_signed(seen, Seen.FORK)
+
+    def witness(self, head: Head, source: bytes) -> Seen:
+        """A head heard outside the log (a beat, a receipt): compared now, or when we get there."""
+        if self.log != NO_LOG and (head.log != self.log or head.n <= self.n):
+            return self.judge(head, self.n + 1)
+        if not head_holds(head, self._room, self._log_key):
+            return Seen.FORGED
+        held = self._promised.get(source)
+        if held is None or held.n < head.n:
+            self._promised[source] = head
+        return Seen.AHEAD
+
+    def promised_n(self) -> int:
+        """The highest place the server is known to have signed beyond our end; 0 if none."""
+        return max((head.n for head in self._promised.values()), default=0)
+
+    def check_receipt(self, stored: Stored, ids: list[bytes]) -> Head:
+        """The signed head of a receipt whose ids fold into it. Raises ServerContradiction."""
+        head = Head.unpack(stored.head)
+        folded = chain(stored.before, stored.first, ids)
+        holds = (
+            head.log == stored.log
+            and head.n == stored.first + len(ids) - 1
+            and folded[-1:] == [head.hash]
+            and head_holds(head, self._room, self._log_key)
+        )
+        if not holds:
+            raise ServerContradiction("it sent a receipt that does not hold")
+        if self.witness(head, b"receipt") in (Seen.FORK, Seen.OTHER_LOG):
+            raise ServerContradiction(
+                f"its receipt names another history up to #{head.n}", self.proof_against(head)
+            )
+        return head
+
+    def _if_signed(self, head: Head, verdict: Seen) -> Seen:
+        return verdict if head_holds(head, self._room, self._log_key) else Seen.FORGED
+
+    # ---- former logs ----
+
+    def _ancestor_end(self, log: bytes) -> int | None:
+        """Up to which place a former log has the same ids as ours; None if it is none of ours."""
+        end = None
+        for younger, older in itertools.pairwise(self._lineage):
+            end = younger.parent_n if end is None else min(end, younger.parent_n)
+            if older.log == log:
+                return end
+        return None
+
+    def _ancestor_hash(self, log: bytes, n: int) -> bytes:
+        """h[n] of a former log: its own id folded with the ids that we share with it."""
+        hashes = self._ancestors.setdefault(log, [log])
+        while len(hashes) <= n:
+            last = min(n, len(hashes) + MAX_BATCH_ENTRIES - 1)
+            ids = [entry.id for entry in self._read(len(hashes), last)]
+            hashes += chain(hashes[-1], len(hashes), ids)
+        return hashes[n]
+
+    def _check_ancestors(self) -> None:
+        """A new log's claim on its parent's past, as soon as we hold all of that past."""
+        for younger, older in itertools.pairwise(self._lineage):
+            end = self._ancestor_end(older.log)
+            if end != younger.parent_n or end > self.n:
+                continue
+            if self._ancestor_hash(older.log, end) != younger.parent_hash:
+                raise ServerContradiction("its log claims a past that it does not hold")

@@ -1,0 +1,188 @@
+"""The member without its socket: what arrives goes to its room, what rooms want goes out.
+
+Theory of operation. `Session` speaks the protocol and believes nothing; a `Room` believes only what
+it has checked. This file joins them: each input (a connection opened or closed, a message, a tick,
+something the user says) is answered with what to do (`Say`, `Reopen`) and what to tell (`Event`),
+in order. What is to be said is durable before it is in the answer.
+
+Rules of this file: no socket, no asyncio; one server per Core, any number of rooms.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from zchat.clock import Clock
+from zchat.errors import Malformed
+from zchat.member.checked import Step
+from zchat.member.room import Room
+from zchat.member.rows import Confirmed, Connection, Event, Happening, ServerSays
+from zchat.member.session import (
+    Action,
+    Arrived,
+    Greeted,
+    Heard,
+    Outgoing,
+    Phase,
+    Receipt,
+    Refused,
+    Reopen,
+    Say,
+    Session,
+)
+from zchat.protocol.wire import Frames
+
+Do: TypeAlias = Say | Reopen | Event
+
+_ASK_AGAIN_S = 2.0
+
+
+class Core:
+    """All of one member's rooms at one server."""
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self._session = session
+        self._clock = clock
+        self._rooms: dict[bytes, Room] = {}
+        self._followed: set[bytes] = set()
+        self._beating: set[bytes] = set()
+
+    @property
+    def online(self) -> bool:
+        return self._session.phase is Phase.READY
+
+    # ---- rooms ----
+
+    def add(self, room: Room) -> list[Do]:
+        """Take a room on: what its outbox still holds goes out, its entries do not come yet."""
+        self._rooms[room.tag] = room
+        recalled = [Event(room.tag, what) for what in room.recall()]
+        return [*recalled, *self._post(room, [] if room.fault else room.resume())]
+
+    def follow(self, tag: bytes, *, beating: bool) -> list[Do]:
+        """Receive a room's entries from its checked end on; with beats, if the face stays."""
+        room = self._rooms[tag]
+        self._followed.add(tag)
+        if beating:
+            self._beating.add(tag)
+        checked = room.checked
+        actions = self._session.enter(tag, checked.log, checked.n, checked.hash, self._clock.now())
+        return self._carry_out(actions)
+
+    def post(
+        self, tag: bytes, texts: Sequence[str], reply_to: bytes | None = None, *, anyway: bool
+    ) -> list[Do]:
+        """Say something; it is in the outbox when this returns. Raises as Room.compose."""
+        room = self._rooms[tag]
+        outgoing, composed = room.compose(texts, reply_to, anyway=anyway)
+        room.presence.spoke(self._clock.now(), self._clock.chance())
+        return [*(Event(tag, what) for what in composed), *self._post(room, outgoing)]
+
+    def _post(self, room: Room, outgoing: Iterable[Outgoing]) -> list[Do]:
+        return self._carry_out(self._session.post(room.tag, outgoing, self._clock.now()))
+
+    def farewell(self) -> list[Do]:
+        """Say that we are leaving, where we said that we are here."""
+        now = self._clock.now()
+        actions: list[Action] = []
+        for tag in self._beating:
+            actions += self._session.cast(tag, self._rooms[tag].farewell(now))
+        return self._carry_out(actions)
+
+    # ---- inputs ----
+
+    def opened(self) -> list[Do]:
+        """The transport finished a handshake."""
+        return self._carry_out(self._session.opened(self._clock.now()))
+
+    def closed(self, reason: str) -> list[Do]:
+        """The transport lost its connection, or cannot make one."""
+        was_online = self.online
+        self._session.closed()
+        for room in self._rooms.values():
+            room.disconnected()
+        return [Event(b"", Connection(False, reason))] if was_online or reason else []
+
+    def receive(self, frames: Frames) -> list[Do]:
+        """A message from the server. Raises WrongLogKey, Incompatible, StoreTrouble."""
+        return self._carry_out(self._session.receive(frames, self._clock.now()))
+
+    def tick(self) -> list[Do]:
+        """Time has passed; called a few times a second."""
+        now = self._clock.now()
+        done = self._carry_out(self._session.tick(now))
+        for tag, room in self._rooms.items():
+            done += self._tell(room, room.tick(now, following=self.online and self._flows(tag)))
+            if self.online and tag in self._beating:
+                beat = room.due_beat(now)
+                if beat:
+                    done += self._carry_out(self._session.cast(tag, beat))
+        return done
+
+    def _flows(self, tag: bytes) -> bool:
+        return tag in self._followed
+
+    # ---- what a session wants ----
+
+    def _carry_out(self, actions: Iterable[Action]) -> list[Do]:
+        done: list[Do] = []
+        for action in actions:
+            if isinstance(action, Say):
+                done.append(action)
+            elif isinstance(action, Reopen):
+                done += [*self.closed(action.reason), action]
+            else:
+                done += self._hand_up(action)
+        return done
+
+    def _hand_up(self, action: Greeted | Arrived | Receipt | Heard | Refused) -> list[Do]:
+        if isinstance(action, Greeted):
+            return [Event(b"", Connection(True, action.software))]
+        if isinstance(action, Refused):
+            return self._refused(action)
+        tag = action.room if isinstance(action, Heard) else action.word.room
+        room = self._rooms.get(tag)
+        if room is None:
+            return []
+        try:
+            if isinstance(action, Arrived):
+                return self._arrived(room, action)
+            if isinstance(action, Receipt):
+                return self._tell(room, room.receipt(action))
+            return self._tell(room, room.heard(action.envelope, self._clock.now()))
+        except Malformed:
+            self._session.malformed += 1
+            return []
+
+    def _arrived(self, room: Room, arrived: Arrived) -> list[Do]:
+        had_fault = room.fault
+        step, happenings = room.arrived(arrived)
+        done = self._tell(room, happenings)
+        now, tag, checked = self._clock.now(), room.tag, room.checked
+        if step in (Step.BEHIND, Step.GONE) and not room.fault:
+            done += self._carry_out(self._session.join_again(tag, now, _ASK_AGAIN_S))
+        elif step is Step.GAP:
+            done += self._carry_out(self._session.join_again(tag, now))
+        elif step is Step.ON:
+            received = sum(4 + len(item.envelope or item.bare_id) for item in arrived.items)
+            confirmed = [what.id for what in happenings if isinstance(what, Confirmed)]
+            actions = self._session.confirmed(tag, confirmed, now)
+            actions += self._session.advanced(
+                tag, checked.log, checked.n, checked.hash, received, now
+            )
+            done += self._carry_out(actions)
+        elif room.fault and not had_fault:
+            self._followed.discard(tag)
+            done += self._carry_out(self._session.leave(tag))
+        return done
+
+    def _refused(self, refused: Refused) -> list[Do]:
+        word, entry_id = refused
+        room = self._rooms.get(word.room)
+        done: list[Do] = [Event(word.room, ServerSays(word.code, word.text))]
+        if room is not None and entry_id:
+            done += self._post(room, room.give_up(entry_id))
+        return done
+
+    @staticmethod
+    def _tell(room: Room, happenings: Iterable[Happening]) -> list[Do]:
+        return [Event(room.tag, what) for what in happenings]

@@ -1,0 +1,150 @@
+"""Beats: who is here, and whether what we see is fresh.
+
+Theory of operation. A beat carries a random `ask` of its own and echoes the last asks its author
+heard. Who hears an echo of an ask it sent at time t knows that the other was alive after t, and, if
+the other's checked place is not above one's own, that nothing older is being held back: "fresh as
+of t". Recorded or delayed beats prove nothing, and no clock but one's own is used.
+
+Rules of this file: time in seconds (monotonic) and randomness come in as arguments; a beat from
+this very process (echoed by nobody) changes nothing.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zchat.protocol.body import Beat
+from zchat.protocol.limits import MAX_ECHOES
+
+_ROTATE_ABOVE = 300
+_ASKS_REMEMBERED = 16
+_STALE_INTERVALS = 3
+_JITTER = 0.2
+_AWAY_INTERVALS = 20
+_MOST_HEARD = 10_000
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """The bounds of the interval between beats, in seconds."""
+
+    min_s: float
+    max_s: float
+
+
+class Parts(NamedTuple):
+    """What this file gives to a beat."""
+
+    ask: bytes
+    echo: tuple[bytes, ...]
+    number: int
+
+
+class Change(NamedTuple):
+    """Somebody came (`here`) or went."""
+
+    key: bytes
+    here: bool
+
+
+class Presence:
+    """Who was heard in one room since this process joined it."""
+
+    def __init__(self, rhythm: Rhythm, now: float) -> None:
+        self._rhythm = rhythm
+        self._heard_at: dict[bytes, float] = {}
+        self._names: dict[bytes, str] = {}
+        self._asks: OrderedDict[bytes, bytes] = OrderedDict()  # by author, newest last
+        self._own_asks: OrderedDict[bytes, float] = OrderedDict()
+        self._count = 0
+        self._next_at = now
+        self._fresh_at = now
+
+    @property
+    def interval_s(self) -> float:
+        """min(max, max(min, N seconds)), N the members heard of."""
+        crowd = len(self._heard_at) + 1
+        return min(self._rhythm.max_s, max(self._rhythm.min_s, float(crowd)))
+
+    def here(self, now: float) -> frozenset[bytes]:
+        """Whose beats were heard not long ago."""
+        recent = now - _STALE_INTERVALS * self.interval_s
+        return frozenset(key for key, at in self._heard_at.items() if at >= recent)
+
+    def name_of(self, key: bytes) -> str:
+        """What a member heard here calls itself."""
+        return self._names.get(key, "somebody")
+
+    # ---- speaking ----
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._next_at
+
+    def beat(self, now: float, ask: bytes, jitter: float) -> Parts:
+        """The parts of a beat sent now. `ask` is 8 random bytes, `jitter` in 0...1.
+
+        In a crowd only a share of the beats is sent: the interval grows with the number heard.
+        """
+        self._own_asks[ask] = now
+        while len(self._own_asks) > _ASKS_REMEMBERED:
+            self._own_asks.popitem(last=False)
+        self._count += 1
+        self._plan(now, self.interval_s * (1 - _JITTER + 2 * _JITTER * jitter))
+        echo = tuple(list(self._asks.values())[-MAX_ECHOES:])
+        return Parts(ask, echo, self._count)
+
+    def spoke(self, now: float, jitter: float) -> None:
+        """A message went out: it says as much as a beat, so the next one can wait.
+
+        Not while somebody waits for an echo: only beats carry those.
+        """
+        if not self._asks:
+            self._plan(now, self.interval_s * (1 - _JITTER + 2 * _JITTER * jitter))
+
+    def _plan(self, now: float, wait_s: float) -> None:
+        crowd = len(self._heard_at)
+        self._next_at = now + wait_s * max(1.0, crowd / _ROTATE_ABOVE)
+
+    # ---- hearing ----
+
+    def heard(
+        self, key: bytes, beat: Beat, now: float, *, vouches: bool, jitter: float
+    ) -> Change | None:
+        """A beat came. `vouches`: by a known key, its place not above ours and on our chain."""
+        if beat.leaving:
+            return self._left(key)
+        self._forget(now)
+        is_new = key not in self._heard_at
+        if is_new and not self._heard_at:
+            self._fresh_at = now
+        self._heard_at[key] = now
+        self._names[key] = beat.name
+        self._asks[key] = beat.ask
+        self._asks.move_to_end(key)
+        if vouches:
+            asked_at = (self._own_asks[ask] for ask in beat.echo if ask in self._own_asks)
+            self._fresh_at = max([self._fresh_at, *asked_at])
+        if not is_new:
+            return None
+        soon = min(self.interval_s, max(2.0, len(self._heard_at) * 0.1))
+        self._next_at = min(self._next_at, now + soon * jitter)
+        return Change(key, here=True)
+
+    def _forget(self, now: float) -> None:
+        """Who was silent for long is away; a crowd of made-up keys must not fill memory."""
+        long_ago = now - _AWAY_INTERVALS * self.interval_s
+        for key, at in list(self._heard_at.items()):
+            if at < long_ago or len(self._heard_at) >= _MOST_HEARD:
+                self._left(key)
+
+    def _left(self, key: bytes) -> Change | None:
+        self._asks.pop(key, None)
+        if self._heard_at.pop(key, None) is None:
+            return None
+        return Change(key, here=False)
+
+    def stale_s(self, now: float) -> float:
+        """Seconds without proof of freshness, once that is worth saying; else 0."""
+        silence = now - self._fresh_at
+        expected = bool(self._heard_at)
+        return silence if expected and silence > _STALE_INTERVALS * self.interval_s else 0.0

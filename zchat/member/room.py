@@ -1,0 +1,524 @@
+"""One room as one process holds it: keys, replica, checked log, transcript, presence, numbers.
+
+Theory of operation. What comes from the server is checked as a segment, opened, kept in the replica
+with one commit, and only then told. What the user says is sealed over the last checked head, put in
+the outbox, and only then handed out to be sent. The first contradiction of the server is kept with
+the room (`fault`): from then on nothing is posted, and reading goes on as far as the chain holds.
+
+Rules of this file: no socket; time and randomness come from `Clock`; whoever holds the replica's
+lock writes it, another process of the same member goes on from its end in memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from zchat.clock import Clock
+from zchat.database import Access
+from zchat.errors import ServerFault, StoreBusy, TextTooLong, Unopenable
+from zchat.log.contract import Log, MemoryLog
+from zchat.log.overlay import Overlay
+from zchat.log.sqlite import SqliteLog
+from zchat.member.checked import CheckedLog, Seen, Segment, ServerContradiction, Step
+from zchat.member.names import shown_name
+from zchat.member.presence import Presence, Rhythm
+from zchat.member.rows import (
+    Blame,
+    Composed,
+    Confirmed,
+    Happening,
+    Here,
+    MemberView,
+    Notice,
+    Progress,
+    Row,
+    State,
+)
+from zchat.member.session import Arrived, Outgoing, Receipt
+from zchat.member.transcript import Readable, Transcript
+from zchat.member.vault import Pending, RoomRecord, Vault
+from zchat.protocol.body import Beat, Text, Void, decode_cast, decode_logged, encode, seen_head
+from zchat.protocol.envelope import EnvelopeClass, envelope_id
+from zchat.protocol.keys import Author, RoomKeys
+from zchat.protocol.ledger import NO_HEAD, Head
+from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
+from zchat.protocol.seal import open_envelope, seal
+
+_LONGEST_STEP_S = 1.0
+
+
+class RoomStatus(NamedTuple):
+    """How a room stands: its state, and the parts of the sentence that says so."""
+
+    state: State
+    verified: int
+    members: int
+    missing: int
+    stale_s: float
+    fault: str
+
+
+class _Judgements:
+    """`Trust` over the vault, remembered for the life of the process."""
+
+    def __init__(self, vault: Vault, tag: bytes) -> None:
+        self._vault = vault
+        self._tag = tag
+        self._verified: dict[bytes, bool] = {}
+        self._muted: dict[bytes, bool] = {}
+
+    def is_verified(self, key: bytes) -> bool:
+        if key not in self._verified:
+            self._verified[key] = self._vault.is_verified(self._tag, key)
+        return self._verified[key]
+
+    def is_muted(self, key: bytes) -> bool:
+        if key not in self._muted:
+            self._muted[key] = self._vault.is_muted(self._tag, key)
+        return self._muted[key]
+
+    def wrote(self, incarnation: bytes) -> bool:
+        return self._vault.wrote(incarnation)
+
+    def forget(self) -> None:
+        """Ask the vault again: something was judged."""
+        self._verified.clear()
+        self._muted.clear()
+
+
+class Room:
+    """A room this process reads, and perhaps writes."""
+
+    def __init__(
+        self,
+        keys: RoomKeys,
+        record: RoomRecord,
+        vault: Vault,
+        clock: Clock,
+        rhythm: Rhythm,
+        withheld_s: float,
+    ) -> None:
+        self.keys = keys
+        self.record = record
+        self._vault = vault
+        self._clock = clock
+        self._withheld_limit_s = withheld_s
+        self._author = Author(vault.master_seed, keys)
+        self._replica = open_replica(vault.replica_path(keys.tag), keys.tag)
+        self.checked = CheckedLog(keys.tag, record.server.keys.log_key, self._replica)
+        self._trust = _Judgements(vault, keys.tag)
+        self.transcript = Transcript(self._author.public, self.checked, self._trust)
+        self.presence = Presence(rhythm, clock.now())
+        self._incarnation = b""
+        self._next_seq = 1
+        self._behind_n: int | None = None
+        self._withheld_s = 0.0
+        self._ticked_at = clock.now()
+        self._is_withheld = False
+        self._is_stale = False
+        self._unconfirmed: set[bytes] = set()
+        self._witness = NO_HEAD
+        self._warned: set[tuple[bytes, Seen]] = set()
+        self.tip = self.checked.n
+
+    @property
+    def tag(self) -> bytes:
+        return self.keys.tag
+
+    @property
+    def own_key(self) -> bytes:
+        return self._author.public
+
+    @property
+    def fault(self) -> str:
+        """The server's first contradiction here; empty if none."""
+        return self.record.fault
+
+    def close(self) -> None:
+        """Keep the last receipt that our log has not reached, and let the replica go."""
+        if self._witness.n > self.checked.n:
+            self._vault.save_witness(self.tag, self._witness)
+        self._replica.close()
+
+    # ---- reading ----
+
+    def replay(self) -> Iterator[Row]:
+        """The rows of what the replica holds, from the first entry. Once, before anything else."""
+        n = 0
+        while n < self.checked.n:
+            entries = self._replica.read(self.tag, n + 1, self.checked.n)
+            for entry in entries:
+                yield from self.transcript.apply(entry, self._open(entry.envelope))
+            n = entries[-1].n
+
+    def recall(self) -> list[Happening]:
+        """What an earlier run's receipt says about our log, if anything."""
+        witness = self._vault.witness(self.tag)
+        return self._witnessed(witness) if witness.n else []
+
+    def _open(self, envelope: bytes | None) -> Readable | None:
+        if envelope is None:
+            return None
+        try:
+            header, body = open_envelope(self.keys, envelope, EnvelopeClass.LOG)
+            return Readable(header, decode_logged(body))
+        except Unopenable:
+            return None
+
+    def arrived(self, arrived: Arrived) -> tuple[Step, list[Happening]]:
+        """An ENTRIES: what it means, and what there is to tell. Raises Malformed."""
+        word, items, asked_ids = arrived
+        try:
+            segment = self.checked.check(word, items, asked_ids=asked_ids)
+        except ServerContradiction as found:
+            return Step.IN_STEP, self._at_fault(found)
+        self.tip = max(word.tip, self.checked.n)
+        if segment.step in (Step.BEHIND, Step.GONE):
+            return segment.step, self._behind(segment)
+        if segment.step is Step.NEW_LOG:
+            return segment.step, self._new_log(segment)
+        if segment.step is not Step.ON:
+            return segment.step, self._in_step(segment)
+        rows = self._keep(segment, passed_over=asked_ids)
+        return segment.step, [*rows, *self._settle(), self._progress()]
+
+    def _keep(self, segment: Segment, *, passed_over: bool) -> list[Happening]:
+        opened = [self._open(entry.envelope) for entry in segment.entries]
+        live = self.transcript.caught_up
+        arrived_ms = self._clock.wall_ms()
+        kept = [
+            entry._replace(
+                envelope=entry.envelope if readable else None, arrived_ms=arrived_ms, live=live
+            )
+            for entry, readable in zip(segment.entries, opened, strict=True)
+        ]
+        self.checked.advance(segment, kept)
+        self._withheld_s = 0.0
+        self._behind_n = None
+        rows: list[Happening] = []
+        if passed_over:
+            text = f"entry #{kept[0].n} cannot be received from the server and was passed over"
+            rows.append(Notice(kept[0].n, State.GAP, Blame.UNKNOWN, text))
+        for entry, readable in zip(kept, opened, strict=True):
+            for row in self.transcript.apply(entry, readable):
+                self.keep_fault(row)
+                rows.append(row)
+        return [*self._confirm((entry.n, entry.id) for entry in kept), *rows]
+
+    def _settle(self) -> list[Happening]:
+        rows: list[Happening] = []
+        try:
+            self.checked.settle()
+        except ServerContradiction as found:
+            rows += self._at_fault(found)
+        if self._is_withheld and self.checked.promised_n() <= self.checked.n:
+            self._is_withheld = False
+            rows.append(Notice(0, State.OK, Blame.NOBODY, "the server delivered what it held back"))
+        return rows
+
+    def _in_step(self, segment: Segment) -> list[Happening]:
+        if segment.step is Step.IN_STEP and segment.head.n <= self.checked.n:
+            self._behind_n = None
+        return [] if segment.step is Step.GAP else [self._progress()]
+
+    def _progress(self) -> Progress:
+        """How far we are; at the end for the first time, what comes from now on is live."""
+        caught_up = self.checked.n >= self.tip
+        self.transcript.caught_up = self.transcript.caught_up or caught_up
+        return Progress(self.checked.n, self.tip, caught_up)
+
+    def disconnected(self) -> None:
+        """What comes next may be older than it looks."""
+        self.transcript.caught_up = False
+        self._withheld_s = 0.0
+
+    # ---- the server's faults ----
+
+    def _at_fault(self, found: ServerContradiction) -> list[Happening]:
+        notice = Notice(0, State.FORKED, Blame.SERVER, str(found), found.proof)
+        self.keep_fault(notice)
+        return [notice]
+
+    def keep_fault(self, row: Happening) -> None:
+        """The first contradiction stays with the room; posting stops."""
+        if isinstance(row, Notice) and row.blame is Blame.SERVER and not self.record.fault:
+            self._save(fault=row.text)
+
+    def _save(self, **changes: object) -> None:
+        self.record = msgspec.structs.replace(self.record, **changes)
+        self._vault.save_room(self.tag, self.record)
+
+    def _behind(self, segment: Segment) -> list[Happening]:
+        """A lower end proves nothing: ask again; the second time it is told."""
+        self.transcript.caught_up = False
+        if self._behind_n is None:
+            self._behind_n = segment.kept_n
+            text = f"the server is behind: it shows {segment.kept_n} of {self.checked.n} messages"
+            return [Notice(0, State.STALE, Blame.UNKNOWN, text)]
+        lost = self.checked.n - segment.kept_n
+        text = f"the server went back {lost} messages, from #{self.checked.n} to #{segment.kept_n}"
+        return self._at_fault(ServerContradiction(text))
+
+    def _new_log(self, segment: Segment) -> list[Happening]:
+        kept, end = segment.kept_n, self.checked.n
+        lost = f"lost #{kept + 1}-#{end}" if kept < end else "lost nothing we know of"
+        return self._at_fault(ServerContradiction(f"the server {lost} and started a new log"))
+
+    def _witnessed(self, witness: Head) -> list[Happening]:
+        """The head of an earlier run's receipt: our log must reach it on the same chain."""
+        if self.checked.witness(witness, b"receipt") in (Seen.FORK, Seen.OTHER_LOG):
+            text = f"the server gave a receipt for #{witness.n} of another history than this"
+            proof = self.checked.proof_against(witness)
+            return self._at_fault(ServerContradiction(text, proof))
+        return []
+
+    # ---- writing ----
+
+    def compose(
+        self, texts: Sequence[str], reply_to: bytes | None = None, *, anyway: bool = False
+    ) -> tuple[list[Outgoing], list[Composed]]:
+        """Seal texts and commit them to the outbox, all or none.
+
+        Raises TextTooLong, StoreTrouble, and ServerFault once the server contradicted itself.
+        """
+        if self.fault and not anyway:
+            raise ServerFault(text=self.fault)
+        for text in texts:
+            size = len(text.encode())
+            if size > MAX_TEXT_BYTES:
+                raise TextTooLong(size=size, most=MAX_TEXT_BYTES)
+        incarnation, seen, name = self._own_incarnation(), self._seen(), self.record.name
+        pending = []
+        for seq, text in enumerate(texts, self._next_seq):
+            body = Text(name, incarnation, seq, seen, text, reply_to)
+            envelope = self._seal(EnvelopeClass.LOG, body)
+            pending.append(Pending(incarnation, seq, envelope_id(envelope), envelope))
+        self._vault.put(self.tag, pending)
+        self._next_seq += len(pending)
+        composed = [Composed(row.id, name, text) for row, text in zip(pending, texts, strict=True)]
+        return self._outgoing(pending), composed
+
+    def _outgoing(self, pending: Iterable[Pending]) -> list[Outgoing]:
+        outgoing = [Outgoing(row.id, row.envelope) for row in pending]
+        self._unconfirmed.update(out.id for out in outgoing)
+        return outgoing
+
+    def _own_incarnation(self) -> bytes:
+        if not self._incarnation:
+            self._incarnation = self._vault.begin(self.tag)
+        return self._incarnation
+
+    def _seen(self) -> bytes:
+        return self.checked.head.packed
+
+    def _seal(self, envelope_class: EnvelopeClass, body: Text | Void | Beat) -> bytes:
+        return seal(
+            self.keys,
+            self._author,
+            envelope_class,
+            encode(body),
+            self._clock.wall_ms(),
+            self._clock.random(32),
+        )
+
+    def resume(self) -> list[Outgoing]:
+        """What processes that are dead left in the outbox, and is not in the log."""
+        pending = self._vault.adopt(self.tag)
+        stored = {row.id for row in pending if self._replica.place_of(self.tag, row.id)}
+        self._vault.done(stored)
+        return self._outgoing(row for row in pending if row.id not in stored)
+
+    def give_up(self, entry_id: bytes) -> list[Outgoing]:
+        """The broker will never take this envelope: its number is filled with a Void."""
+        row = next((row for row in self._vault.pending(self.tag) if row.id == entry_id), None)
+        if row is None:
+            return []
+        body = Void(self.record.name, row.incarnation, row.seq, self._seen())
+        envelope = self._seal(EnvelopeClass.LOG, body)
+        filled = row._replace(id=envelope_id(envelope), envelope=envelope)
+        self._vault.replace(entry_id, filled)
+        self._unconfirmed.discard(entry_id)
+        return self._outgoing([filled])
+
+    def receipt(self, receipt: Receipt) -> list[Happening]:
+        """A STORED: what it confirms. Raises Malformed."""
+        word, ids = receipt
+        try:
+            head = self.checked.check_receipt(word, ids)
+        except ServerContradiction as found:
+            return self._at_fault(found)
+        if head.n > max(self.checked.n, self._witness.n):
+            self._witness = head
+        return self._confirm(enumerate(ids, word.first))
+
+    def _confirm(self, places: Iterable[tuple[int, bytes]]) -> list[Happening]:
+        """Envelopes of ours that a signed head covers now."""
+        confirmed = [Confirmed(i, n) for n, i in places if i in self._unconfirmed]
+        ids = [row.id for row in confirmed]
+        self._unconfirmed.difference_update(ids)
+        self._vault.done(ids)
+        return list(confirmed)
+
+    @property
+    def unconfirmed(self) -> frozenset[bytes]:
+        """Ids of our envelopes that no signed head covers yet."""
+        return frozenset(self._unconfirmed)
+
+    def rename(self, name: str) -> None:
+        """Messages from now on carry this (canonical) name."""
+        self._save(name=name)
+
+    # ---- beats ----
+
+    def due_beat(self, now: float) -> bytes | None:
+        """The envelope of a beat, where one is due."""
+        return self._beat(now, leaving=False) if self.presence.is_due(now) else None
+
+    def farewell(self, now: float) -> bytes:
+        """The last beat: "leaving"."""
+        return self._beat(now, leaving=True)
+
+    def _beat(self, now: float, *, leaving: bool) -> bytes:
+        ask = self._clock.random(ASK_BYTES)
+        parts = self.presence.beat(now, ask, self._clock.chance())
+        body = Beat(
+            name=self.record.name,
+            incarnation=self._own_incarnation(),
+            count=parts.number,
+            seen=self._seen(),
+            ask=parts.ask,
+            echo=parts.echo,
+            leaving=leaving,
+        )
+        return self._seal(EnvelopeClass.CAST, body)
+
+    def heard(self, envelope: bytes, now: float) -> list[Happening]:
+        """A CAST: who it is from, what history it vouches for, whether it echoes us."""
+        try:
+            header, raw = open_envelope(self.keys, envelope, EnvelopeClass.CAST)
+            beat = decode_cast(raw)
+        except Unopenable:
+            return []
+        key = header.sender
+        if key == self.own_key:
+            return list(self.transcript.own_key_rows(beat.incarnation, 0))
+        head = seen_head(beat)
+        verdict = self.checked.witness(head, key)
+        rows: list[Happening] = []
+        if verdict not in (Seen.FITS, Seen.AHEAD):
+            rows += self._warn(key, verdict, self.transcript.judged(key, verdict, head, 0))
+        vouches = verdict is Seen.FITS and self.transcript.knows(key)
+        change = self.presence.heard(key, beat, now, vouches=vouches, jitter=self._clock.chance())
+        if change and not self._trust.is_muted(key):
+            rows.append(Here(key, self._name_of(key, beat.name), change.here))
+        return rows
+
+    def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Row]:
+        """Once per member and kind: a beat comes every minute."""
+        if (key, verdict) in self._warned:
+            return []
+        self._warned.add((key, verdict))
+        for row in rows:
+            self.keep_fault(row)
+        return list(rows)
+
+    def _name_of(self, key: bytes, name: str) -> str:
+        if self.transcript.knows(key):
+            return self.transcript.shown(key)
+        return shown_name(key, name, trusted=self._trust.is_verified(key))
+
+    # ---- time ----
+
+    def tick(self, now: float, *, following: bool) -> list[Happening]:
+        """What the passing of time shows: withheld entries, no proof of freshness."""
+        passed = min(now - self._ticked_at, _LONGEST_STEP_S)  # a machine that slept was not waiting
+        self._ticked_at = now
+        return [*self._withheld(passed, following=following), *self._staleness(now)]
+
+    def _withheld(self, passed: float, *, following: bool) -> list[Happening]:
+        promised = self.checked.promised_n()
+        if not following or promised <= self.checked.n or self._is_withheld:
+            return []
+        self._withheld_s += passed
+        if self._withheld_s < self._withheld_limit_s:
+            return []
+        self._is_withheld = True
+        text = f"the server signed #{promised} and does not deliver what follows #{self.checked.n}"
+        return [Notice(0, State.FORKED, Blame.SERVER, text)]
+
+    def _staleness(self, now: float) -> list[Happening]:
+        stale_s = self.presence.stale_s(now)
+        if bool(stale_s) == self._is_stale:
+            return []
+        self._is_stale = bool(stale_s)
+        if self._is_stale:
+            text = f"no proof of freshness for {in_words(stale_s)}: the server may hold things back"
+            return [Notice(0, State.STALE, Blame.UNKNOWN, text)]
+        return [Notice(0, State.OK, Blame.NOBODY, "fresh again: others heard us just now")]
+
+    # ---- asking ----
+
+    def status(self, now: float) -> RoomStatus:
+        """How the room stands, in the order of what matters most."""
+        members = self.transcript.members(frozenset())
+        others = [member for member in members if not member.own]
+        verified = sum(member.verified for member in others)
+        missing = self.transcript.missing_count()
+        stale_s = self.presence.stale_s(now)
+        if self.fault or self._is_withheld:
+            state = State.FORKED
+        elif stale_s:
+            state = State.STALE
+        elif missing:
+            state = State.GAP
+        else:
+            state = State.OK if verified == len(others) else State.UNVERIFIED
+        return RoomStatus(state, verified, len(others), missing, stale_s, self.fault)
+
+    def members(self, now: float) -> list[MemberView]:
+        """Who has spoken here, and who is here."""
+        return self.transcript.members(self.presence.here(now))
+
+    def verification_code(self, n: int) -> list[str]:
+        """Eight words over the log up to its place n <= our end (half a second)."""
+        expired = min(self.checked.expired, n)
+        names: dict[bytes, str] = {}
+        at = expired
+        while at < n:
+            entries = self._replica.read(self.tag, at + 1, n)
+            for entry in entries:
+                readable = self._open(entry.envelope)
+                if readable:
+                    names[readable.header.sender] = readable.body.name
+            at = entries[-1].n
+        head = Head(self.checked.log, n, self.checked.hash_at(n), expired, b"")
+        return self.keys.verification_code(head, names.items())
+
+    def verify(self, keys: Iterable[bytes], n: int) -> None:
+        """These members were compared by voice at place n."""
+        self._vault.verify(self.tag, keys, n)
+        self._trust.forget()
+
+    def mute(self, key: bytes, *, muted: bool) -> None:
+        """Show this member's messages no longer, or again."""
+        self._vault.mute(self.tag, key, muted=muted)
+        self._trust.forget()
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it: 40 s, 3 min, 2 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def open_replica(path: Path, tag: bytes) -> Log:
+    """The replica of a room: written by the first process that opens it, overlaid by others."""
+    try:
+        return SqliteLog(path, Access.SHARED)
+    except StoreBusy:
+        # The writer may only just be making it.
+        base: Log = SqliteLog(path, Access.READ_ONLY) if path.exists() else MemoryLog()
+        return Overlay(base, tag)

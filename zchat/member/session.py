@@ -1,0 +1,448 @@
+"""The member's half of the protocol: words, windows, numbers, time limits. No socket, no keys.
+
+Theory of operation. One session is one connection to one broker, opened again and again. `opened`
+says HELLO; READY brings JOIN for every room and then the outbox. What arrives is handed up as it
+is; whoever checks it answers with `advanced`, and half a window later that becomes the
+acknowledgement. Posts go out in order, numbered per connection and room; a refusal takes
+everything after it back (go-back-N), so nothing ever overtakes.
+
+    DOWN --opened--> GREETING --READY--> READY
+      ^------------------ closed / Reopen ----------------'
+
+Rules of this file: nothing is believed here; time comes in as an argument (seconds, monotonic);
+each method returns what to do next as a list, in order. A connection that stays silent for too long
+is not mended but replaced: a frame above ZMQ_MAXMSGSIZE kills a DEALER for good.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from zchat.errors import Incompatible, Malformed, WrongLogKey
+from zchat.protocol.ledger import NO_LOG
+from zchat.protocol.limits import MAX_ROOMS_PER_CONNECTION, PROTOCOL_VERSION
+from zchat.protocol.wire import (
+    Cast,
+    Entries,
+    Frames,
+    Hello,
+    Item,
+    Join,
+    Leave,
+    Page,
+    Position,
+    Post,
+    Ready,
+    Refuse,
+    Stored,
+    Word,
+    decode_to_member,
+    encode,
+    unpack_batch,
+)
+
+_OUTSTANDING_POSTS = 128
+_OUTSTANDING_BYTES = 256 * 1024
+_RETRY_S = 1.0
+_DEATHS_BEFORE_ONE_BY_ONE = 2
+_DEATHS_BEFORE_PASSING = 3
+
+
+class Phase(Enum):
+    """How far a connection has come."""
+
+    DOWN = "down"
+    GREETING = "greeting"
+    READY = "ready"
+
+
+# ---- what a session wants done ----
+
+
+class Say(NamedTuple):
+    """Send these frames."""
+
+    frames: Frames
+
+
+class Reopen(NamedTuple):
+    """Destroy the socket and open a new one."""
+
+    reason: str
+
+
+class Greeted(NamedTuple):
+    """The broker answered: the connection carries."""
+
+    software: str
+
+
+class Arrived(NamedTuple):
+    """ENTRIES came; `asked_ids` says that bare ids were asked for."""
+
+    word: Entries
+    items: list[Item]
+    asked_ids: bool
+
+
+class Receipt(NamedTuple):
+    """STORED came, with the ids from its `first` to its head."""
+
+    word: Stored
+    ids: list[bytes]
+
+
+class Heard(NamedTuple):
+    """A CAST came."""
+
+    room: bytes
+    envelope: bytes
+
+
+class Refused(NamedTuple):
+    """The broker refused a word; `entry_id` is the post's that it will never take, else empty."""
+
+    word: Refuse
+    entry_id: bytes
+
+
+Action: TypeAlias = Say | Reopen | Greeted | Arrived | Receipt | Heard | Refused
+
+
+class Outgoing(NamedTuple):
+    """An envelope on its way."""
+
+    id: bytes
+    envelope: bytes
+
+
+@dataclass(eq=False)
+class _Room:
+    """One room of the session: where its checked log ends, and its posts."""
+
+    tag: bytes
+    window: int
+    log: bytes = NO_LOG
+    n: int = 0
+    hash: bytes = NO_LOG
+    followed: bool = False
+    subscription: int = 0
+    subscribed: bool = False  # on this connection
+    unacknowledged: int = 0
+    joined_at: float = 0.0
+    join_at: float | None = None  # when to join again after a refusal or a doubt
+    deaths: int = 0
+    died_at: int = -1
+    passing: int = 0  # req of the PAGE by which an entry is passed over
+    waiting: deque[Outgoing] = field(default_factory=deque)
+    under_way: deque[tuple[int, Outgoing]] = field(default_factory=deque)
+    next_k: int = 1
+    hold_until: float = 0.0
+    posted_at: float = 0.0
+
+    def take_back(self, k: int) -> None:
+        """Posts numbered k and above were not taken: they wait again, in order, from k."""
+        while self.under_way and self.under_way[-1][0] >= k:
+            self.waiting.appendleft(self.under_way.pop()[1])
+        self.next_k = k
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The session's time limits in seconds, and the window it opens in bytes."""
+
+    answer_timeout_s: float
+    idle_join_s: float
+    window_bytes: int
+
+
+class Session:
+    """A member program's talk with one broker whose log key is `log_key`."""
+
+    def __init__(self, log_key: bytes, timing: Timing, software: str, address: str) -> None:
+        self._log_key = log_key
+        self._timing = timing
+        self._software = software
+        self._address = address
+        self._rooms: dict[bytes, _Room] = {}
+        self._request = 0
+        self._awaited: dict[tuple[int, bytes], float] = {}  # (req, room) -> deadline
+        self.phase = Phase.DOWN
+        self.malformed = 0
+
+    # ---- the connection ----
+
+    def opened(self, now: float) -> list[Action]:
+        """A handshake finished (the first or a silent reconnect): everything starts afresh."""
+        self._forget_connection()
+        self.phase = Phase.GREETING
+        hello = Hello(self._next_request(), PROTOCOL_VERSION, self._software)
+        return [self._ask(hello, now)]
+
+    def closed(self) -> None:
+        """The connection is gone; rooms and unsent posts stay."""
+        self._forget_connection()
+        self.phase = Phase.DOWN
+
+    def _forget_connection(self) -> None:
+        self._awaited.clear()
+        for room in self._rooms.values():
+            room.take_back(1)
+            room.subscribed = False
+            room.unacknowledged = 0
+            room.passing = 0
+
+    def _next_request(self) -> int:
+        self._request += 1
+        return self._request
+
+    def _ask(self, word: Hello | Join | Page, now: float, room: bytes = b"") -> Say:
+        self._awaited[word.req, room] = now + self._timing.answer_timeout_s
+        return Say(encode(word))
+
+    # ---- rooms ----
+
+    def enter(self, tag: bytes, log: bytes, n: int, hash_n: bytes, now: float) -> list[Action]:
+        """Follow a room from the checked end of its log (log NO_LOG: from nothing)."""
+        room = self._rooms.setdefault(tag, _Room(tag, self._timing.window_bytes))
+        room.log, room.n, room.hash = log, n, hash_n
+        room.followed = True
+        return self._join([room], now) if self.phase is Phase.READY else []
+
+    def leave(self, tag: bytes) -> list[Action]:
+        """Follow a room no longer; its posts still go out."""
+        room = self._rooms[tag]
+        room.followed, room.join_at = False, None
+        if not room.subscribed:
+            return []
+        room.subscribed = False
+        return [Say(encode(Leave(self._next_request(), tag)))]
+
+    def join_again(self, tag: bytes, now: float, delay_s: float = 0.0) -> list[Action]:
+        """Ask anew from the checked end, with a new subscription."""
+        room = self._rooms[tag]
+        room.join_at = now + delay_s
+        return [] if delay_s else self.tick(now)
+
+    def advanced(
+        self, tag: bytes, log: bytes, n: int, hash_n: bytes, received: int, now: float
+    ) -> list[Action]:
+        """Entries up to n are checked and kept; `received` bytes of the window were used."""
+        room = self._rooms[tag]
+        room.log, room.n, room.hash = log, n, hash_n
+        room.unacknowledged += received
+        if n > room.died_at >= 0:
+            room.deaths, room.died_at, room.window = 0, -1, self._timing.window_bytes
+        if room.followed and not room.subscribed and self.phase is Phase.READY:
+            return self._join([room], now)
+        if room.subscribed and room.unacknowledged * 2 >= max(room.window, 1):
+            return self._send_join([room], now)
+        return []
+
+    def _join(self, rooms: Iterable[_Room], now: float) -> list[Action]:
+        actions: list[Action] = []
+        joining = []
+        for room in rooms:
+            if room.deaths >= _DEATHS_BEFORE_PASSING and room.log != NO_LOG:
+                actions.append(self._pass_over(room, now))
+                continue
+            room.subscription += 1
+            room.subscribed = True
+            joining.append(room)
+        for at in range(0, len(joining), MAX_ROOMS_PER_CONNECTION):
+            actions += self._send_join(joining[at : at + MAX_ROOMS_PER_CONNECTION], now)
+        return actions
+
+    def _pass_over(self, room: _Room, now: float) -> Say:
+        """Ask for nothing but the id of the entry that cannot be received."""
+        room.passing = self._next_request()
+        room.join_at = None
+        first = room.n + 1
+        return self._ask(Page(room.passing, room.tag, room.log, first, first, True), now, room.tag)
+
+    def _send_join(self, rooms: list[_Room], now: float) -> list[Action]:
+        req = self._next_request()
+        for room in rooms:
+            room.unacknowledged = 0
+            room.joined_at = now
+            room.join_at = None
+            self._awaited[req, room.tag] = now + self._timing.answer_timeout_s
+        positions = tuple(
+            Position(room.tag, room.log, room.subscription, room.n, room.hash, room.window)
+            for room in rooms
+        )
+        return [Say(encode(Join(req, positions)))]
+
+    # ---- posts ----
+
+    def post(self, tag: bytes, outgoing: Iterable[Outgoing], now: float) -> list[Action]:
+        """Queue envelopes behind those that wait. They must be durable in the outbox already."""
+        room = self._rooms.setdefault(tag, _Room(tag, self._timing.window_bytes))
+        room.waiting.extend(outgoing)
+        return self._flow(room, now)
+
+    def cast(self, tag: bytes, envelope: bytes) -> list[Action]:
+        """Tell whoever is there now; dropped while there is no connection."""
+        if self.phase is not Phase.READY:
+            return []
+        return [Say(encode(Cast(tag), envelope))]
+
+    def confirmed(self, tag: bytes, ids: Iterable[bytes], now: float) -> list[Action]:
+        """A signed head covers these, however one learnt it: they need not go out, or not again."""
+        room = self._rooms.get(tag)
+        if room is None:
+            return []
+        known = set(ids)
+        room.waiting = deque(o for o in room.waiting if o.id not in known)
+        while room.under_way and room.under_way[0][1].id in known:
+            room.under_way.popleft()
+            room.posted_at = now
+        return self._flow(room, now)
+
+    def unanswered(self, tag: bytes) -> int:
+        """How many posts of a room are not confirmed yet."""
+        room = self._rooms.get(tag)
+        return len(room.waiting) + len(room.under_way) if room else 0
+
+    def _flow(self, room: _Room, now: float) -> list[Action]:
+        actions: list[Action] = []
+        if self.phase is not Phase.READY or now < room.hold_until:
+            return actions
+        size = sum(len(outgoing.envelope) for _, outgoing in room.under_way)
+        while room.waiting and len(room.under_way) < _OUTSTANDING_POSTS:
+            size += len(room.waiting[0].envelope)
+            if room.under_way and size > _OUTSTANDING_BYTES:
+                break
+            if not room.under_way:
+                room.posted_at = now
+            outgoing = room.waiting.popleft()
+            room.under_way.append((room.next_k, outgoing))
+            actions.append(Say(encode(Post(room.tag, room.next_k), outgoing.envelope)))
+            room.next_k += 1
+        return actions
+
+    # ---- a message comes in ----
+
+    def receive(self, frames: Frames, now: float) -> list[Action]:
+        """Take one message from the broker. Raises WrongLogKey, Incompatible: never go on then."""
+        try:
+            word, attachment = decode_to_member(frames)
+            return self._take(word, attachment, now)
+        except Malformed:
+            self.malformed += 1
+            return []
+
+    def _take(self, word: Word, attachment: bytes, now: float) -> list[Action]:
+        if isinstance(word, Ready):
+            return self._ready(word, now)
+        if isinstance(word, Refuse):
+            return self._refused(word, now)
+        if self.phase is not Phase.READY:
+            return []
+        if isinstance(word, Cast):
+            return [Heard(word.room, attachment)]
+        if isinstance(word, Stored):
+            return self._stored(word, unpack_batch(attachment), now)
+        assert isinstance(word, Entries)
+        return self._entries(word, unpack_batch(attachment))
+
+    def _ready(self, word: Ready, now: float) -> list[Action]:
+        if self._awaited.pop((word.req, b""), None) is None:
+            return []
+        if word.log_key != self._log_key:
+            raise WrongLogKey(address=self._address)
+        self.phase = Phase.READY
+        actions: list[Action] = [Greeted(word.software)]
+        actions += self._join([room for room in self._rooms.values() if room.followed], now)
+        for room in self._rooms.values():
+            actions += self._flow(room, now)
+        return actions
+
+    def _entries(self, word: Entries, items: list[Item]) -> list[Action]:
+        room = self._rooms.get(word.room)
+        if room is None:
+            return []
+        self._awaited.pop((word.req, word.room), None)
+        asked_ids = room.passing != 0 and word.req == room.passing
+        if asked_ids:
+            room.passing = 0
+        return [Arrived(word, items, asked_ids)]
+
+    def _stored(self, word: Stored, items: list[Item], now: float) -> list[Action]:
+        room = self._rooms.get(word.room)
+        if room is None or any(item.envelope is not None for item in items):
+            return []
+        while room.under_way and room.under_way[0][0] <= word.k:
+            room.under_way.popleft()
+            room.posted_at = now
+        ids = [item.bare_id for item in items]
+        return [Receipt(word, ids), *self._flow(room, now)]
+
+    def _refused(self, word: Refuse, now: float) -> list[Action]:
+        actions: list[Action] = []
+        refused_id = b""
+        self._awaited.pop((word.req, word.room), None)
+        if word.code == "version":
+            raise Incompatible(address=self._address, text=word.text)
+        if word.code == "hello-first":
+            return self.opened(now)
+        room = self._rooms.get(word.room)
+        if room is not None and word.k:
+            refused_id = self._post_refused(room, word, now)
+        elif room is not None and word.req:
+            room.join_at = now + max(word.retry_after_ms / 1000, _RETRY_S)
+        actions.append(Refused(word, refused_id))
+        return actions
+
+    def _post_refused(self, room: _Room, word: Refuse, now: float) -> bytes:
+        """Go back to the refused number; the id if it will never be taken."""
+        if not any(k == word.k for k, _ in room.under_way):
+            return b""
+        room.take_back(word.k)
+        if word.code == "bad-envelope":
+            return room.waiting.popleft().id
+        room.hold_until = now + max(word.retry_after_ms / 1000, _RETRY_S)
+        return b""
+
+    # ---- time ----
+
+    def tick(self, now: float) -> list[Action]:
+        """What is due: posts on hold, joins, idle acknowledgements; a silent connection ends."""
+        if self.phase is Phase.DOWN:
+            return []
+        if self._is_silent(now):
+            return self._give_up()
+        actions: list[Action] = []
+        if self.phase is Phase.READY:
+            for room in self._rooms.values():
+                actions += self._room_due(room, now)
+        return actions
+
+    def _room_due(self, room: _Room, now: float) -> list[Action]:
+        actions = self._flow(room, now)
+        if room.join_at is not None and now >= room.join_at:
+            actions += self._join([room], now)
+        elif room.subscribed and now - room.joined_at >= self._timing.idle_join_s:
+            actions += self._send_join([room], now)
+        return actions
+
+    def _is_silent(self, now: float) -> bool:
+        if any(now > deadline for deadline in self._awaited.values()):
+            return True
+        limit = self._timing.answer_timeout_s
+        return any(room.under_way and now - room.posted_at > limit for room in self._rooms.values())
+
+    def _give_up(self) -> list[Action]:
+        for _, tag in self._awaited:
+            if tag:
+                self._note_death(self._rooms[tag])
+        self.closed()
+        return [Reopen("no answer")]
+
+    def _note_death(self, room: _Room) -> None:
+        """Repeated deaths at one place: something there cannot be received; go on one by one."""
+        room.deaths = room.deaths + 1 if room.died_at == room.n else 1
+        room.died_at = room.n
+        room.window = 0 if room.deaths >= _DEATHS_BEFORE_ONE_BY_ONE else self._timing.window_bytes

@@ -1,0 +1,363 @@
+"""What a member keeps: its secrets, its rooms, its outbox, its judgements of others.
+
+Theory of operation. One SQLite file per member, shared by all of the member's processes in short
+transactions. What names people or rooms, and every secret, is sealed under the vault key, a file
+beside it that only its owner can read: who copies this folder can read the rooms that are
+remembered in it, and speak as this member. Envelopes in the outbox are sealed already.
+
+An envelope is committed here before it is first sent, and stays until a signed head covers it. Its
+row belongs to an incarnation and that to a process, which is alive as long as it holds its lock;
+what a dead process left, a later one sends: same bytes, same id.
+
+Rules of this file: nothing is sent from here; nothing secret is in clear.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+import zmq
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+from zmq.utils import z85
+
+from zchat.database import Access, Database, Schema
+from zchat.errors import StoreBusy, StoreUnreadable
+from zchat.files import Lock, lock_file, make_once, private_folder, take_lock
+from zchat.member.invite import Invite, Origin, Server
+from zchat.protocol.ledger import NO_HEAD, Head
+from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
+
+SCHEMA = Schema(
+    application_id=0x7A637674,  # "zcvt"
+    version=1,
+    tables="""
+CREATE TABLE secrets (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE rooms (
+    tag     BLOB PRIMARY KEY,
+    sealed  BLOB NOT NULL,       -- a RoomRecord
+    witness BLOB NOT NULL,       -- the highest head of a receipt that the replica has not reached
+    used_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE incarnations (
+    incarnation BLOB PRIMARY KEY,
+    tag         BLOB NOT NULL,
+    process     TEXT NOT NULL
+) STRICT;
+CREATE TABLE outbox (
+    number      INTEGER PRIMARY KEY,
+    tag         BLOB NOT NULL,
+    incarnation BLOB NOT NULL,
+    seq         INTEGER NOT NULL,
+    id          BLOB NOT NULL UNIQUE,
+    envelope    BLOB NOT NULL
+) STRICT;
+CREATE TABLE judgements (
+    tag      BLOB NOT NULL,
+    key      BLOB NOT NULL,
+    verified INTEGER NOT NULL,   -- up to which place it was compared by voice; 0: it was not
+    muted    INTEGER NOT NULL,
+    PRIMARY KEY (tag, key)
+) STRICT;
+""",
+)
+
+
+class RoomRecord(msgspec.Struct, frozen=True):
+    """One room of a member. `root` is there only if the user wants it remembered."""
+
+    room: str
+    name: str
+    server: Server
+    origin: Origin
+    root: bytes = b""
+    fault: str = ""
+
+    @property
+    def invite(self) -> Invite:
+        return Invite(self.server, self.room, self.origin)
+
+
+class KnownRoom(NamedTuple):
+    """A room in the vault."""
+
+    tag: bytes
+    record: RoomRecord
+    used_ms: int
+
+
+class Pending(NamedTuple):
+    """An outbox row: an envelope that no signed head is known to cover."""
+
+    incarnation: bytes
+    seq: int
+    id: bytes
+    envelope: bytes
+
+
+class AccessPair(NamedTuple):
+    """A member's CURVE pair for one broker, raw; the repr shows the public half."""
+
+    public: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"<AccessPair {self.public.hex()[:8]}>"
+
+
+class Vault:
+    """One member of a profile, for one process. `folder` is the member's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        private_folder(folder)
+        self._box = SecretBox(self._load_key(folder / "vault.key"))
+        self._db = Database(folder / "vault.db", SCHEMA, Access.SHARED)
+        self._process, self._alive = self._take_process_lock()
+        self._done: list[bytes] = []
+        self.master_seed = self._secret("master seed", os.urandom(KEY_BYTES))
+
+    def __repr__(self) -> str:
+        return f"<Vault {self._folder}>"
+
+    @staticmethod
+    def _load_key(path: Path) -> bytes:
+        key = make_once(path, os.urandom(KEY_BYTES))
+        if len(key) != KEY_BYTES:
+            raise StoreUnreadable(path=path, reason="it does not hold a key")
+        return key
+
+    def _take_process_lock(self) -> tuple[str, Lock]:
+        process = os.urandom(8).hex()
+        return process, take_lock(self._process_path(process))
+
+    def _process_path(self, process: str) -> Path:
+        return private_folder(self._folder / "processes") / process
+
+    def close(self) -> None:
+        """Write what was put off, and end this process's life in the vault."""
+        self._forget_done()
+        self._db.close()
+        lock_file(self._process_path(self._process)).unlink(missing_ok=True)
+        self._alive.release()
+
+    # ---- secrets ----
+
+    def _secret(self, name: str, made: bytes) -> bytes:
+        """The secret of this name; `made` becomes it where there is none."""
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, self._seal(made))
+            )
+            row = self._db.execute("SELECT sealed FROM secrets WHERE name = ?", (name,)).fetchone()
+        return self._unseal(row[0])
+
+    def _seal(self, clear: bytes) -> bytes:
+        return bytes(self._box.encrypt(clear))
+
+    def _unseal(self, sealed: bytes) -> bytes:
+        try:
+            return self._box.decrypt(sealed)
+        except CryptoError:
+            path = self._folder / "vault.db"
+            raise StoreUnreadable(path=path, reason="vault.key does not open it") from None
+
+    def access_pair(self, curve_key: bytes) -> AccessPair:
+        """The access key for the broker with that CURVE key, made on first use."""
+        _, fresh = zmq.curve_keypair()
+        secret = self._secret(f"access {curve_key.hex()}", z85.decode(fresh))
+        return AccessPair(z85.decode(zmq.curve_public(z85.encode(secret))), secret)
+
+    # ---- rooms ----
+
+    def rooms(self) -> list[KnownRoom]:
+        """All rooms, the last used first."""
+        with self._db.failures():
+            rows = self._db.execute(
+                "SELECT tag, sealed, used_ms FROM rooms ORDER BY used_ms DESC"
+            ).fetchall()
+        return [KnownRoom(tag, self._record(sealed), used_ms) for tag, sealed, used_ms in rows]
+
+    def room(self, tag: bytes) -> RoomRecord | None:
+        """What is known of a room."""
+        with self._db.failures():
+            row = self._db.execute("SELECT sealed FROM rooms WHERE tag = ?", (tag,)).fetchone()
+        return self._record(row[0]) if row else None
+
+    def _record(self, sealed: bytes) -> RoomRecord:
+        try:
+            return msgspec.msgpack.decode(self._unseal(sealed), type=RoomRecord)
+        except msgspec.DecodeError as error:
+            path = self._folder / "vault.db"
+            raise StoreUnreadable(path=path, reason=f"a room in it: {error}") from None
+
+    def save_room(self, tag: bytes, record: RoomRecord) -> None:
+        """Remember a room, or what changed about it, as used just now."""
+        sealed = self._seal(msgspec.msgpack.encode(record))
+        now_ms = time.time_ns() // 1_000_000
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO rooms VALUES (?, ?, x'', ?)"
+                " ON CONFLICT (tag) DO UPDATE SET sealed = excluded.sealed,"
+                " used_ms = excluded.used_ms",
+                (tag, sealed, now_ms),
+            )
+
+    def forget_room(self, tag: bytes) -> None:
+        """Forget a room, its outbox and its incarnations, and remove its replica."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM rooms WHERE tag = ?", (tag,))
+            self._db.execute("DELETE FROM outbox WHERE tag = ?", (tag,))
+            self._db.execute("DELETE FROM incarnations WHERE tag = ?", (tag,))
+            self._db.execute("DELETE FROM judgements WHERE tag = ?", (tag,))
+        for path in self.replica_path(tag).parent.glob(f"{tag.hex()}.*"):
+            path.unlink(missing_ok=True)
+
+    def replica_path(self, tag: bytes) -> Path:
+        """Where the replica of a room's log stands."""
+        return private_folder(self._folder / "rooms") / f"{tag.hex()}.db"
+
+    def witness(self, tag: bytes) -> Head:
+        """The highest head of a receipt: the replica must lie on it when it gets there."""
+        with self._db.failures():
+            row = self._db.execute("SELECT witness FROM rooms WHERE tag = ?", (tag,)).fetchone()
+        return Head.unpack(row[0]) if row and row[0] else NO_HEAD
+
+    def save_witness(self, tag: bytes, head: Head) -> None:
+        with self._db.transaction():
+            self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (head.packed, tag))
+
+    # ---- incarnations and outbox ----
+
+    def begin(self, tag: bytes) -> bytes:
+        """A fresh incarnation of this process in a room, noted before it is ever used."""
+        incarnation = os.urandom(INCARNATION_BYTES)
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO incarnations VALUES (?, ?, ?)", (incarnation, tag, self._process)
+            )
+        return incarnation
+
+    def wrote(self, incarnation: bytes) -> bool:
+        """Whether a process of this profile drew this incarnation."""
+        with self._db.failures():
+            statement = "SELECT 1 FROM incarnations WHERE incarnation = ?"
+            return self._db.execute(statement, (incarnation,)).fetchone() is not None
+
+    def put(self, tag: bytes, pending: Iterable[Pending]) -> None:
+        """Commit envelopes, durably and all together, before any of them is sent."""
+        rows: list[tuple[object, ...]] = [(tag, *row) for row in pending]
+        with self._db.transaction():
+            self._db.execute_many(
+                "INSERT INTO outbox (tag, incarnation, seq, id, envelope) VALUES (?, ?, ?, ?, ?)",
+                rows,
+            )
+            self._delete_done()
+
+    def replace(self, entry_id: bytes, pending: Pending) -> None:
+        """A number is given up: its row now holds a Void."""
+        with self._db.transaction():
+            self._db.execute(
+                "UPDATE outbox SET id = ?, envelope = ? WHERE id = ?",
+                (pending.id, pending.envelope, entry_id),
+            )
+
+    def done(self, ids: Iterable[bytes]) -> None:
+        """Signed heads cover these. Written with the next commit: posting again is harmless."""
+        self._done += ids
+
+    def _forget_done(self) -> None:
+        if self._done:
+            with self._db.transaction():
+                self._delete_done()
+
+    def _delete_done(self) -> None:
+        self._db.execute_many("DELETE FROM outbox WHERE id = ?", [(i,) for i in self._done])
+        self._done.clear()
+
+    def adopt(self, tag: bytes) -> list[Pending]:
+        """The outbox rows of processes that are dead, now this process's; in their order."""
+        with self._db.transaction():
+            rows = self._db.execute(
+                "SELECT DISTINCT process FROM incarnations JOIN outbox USING (incarnation)"
+                " WHERE outbox.tag = ? AND process != ?",
+                (tag, self._process),
+            ).fetchall()
+            dead = [process for (process,) in rows if not self._is_alive(process)]
+            for process in dead:
+                self._db.execute(
+                    "UPDATE incarnations SET process = ? WHERE process = ? AND tag = ?",
+                    (self._process, process, tag),
+                )
+        return self.pending(tag)
+
+    def pending(self, tag: bytes) -> list[Pending]:
+        """The outbox rows of this process and room, in the order they were put."""
+        with self._db.failures():
+            rows = self._db.execute(
+                "SELECT incarnation, seq, id, envelope FROM outbox JOIN incarnations"
+                " USING (incarnation) WHERE outbox.tag = ? AND process = ? ORDER BY number",
+                (tag, self._process),
+            )
+            return [Pending(*row) for row in rows]
+
+    def _is_alive(self, process: str) -> bool:
+        path = self._process_path(process)
+        if not lock_file(path).exists():
+            return False
+        try:
+            with take_lock(path):
+                lock_file(path).unlink(missing_ok=True)
+            return False
+        except StoreBusy:
+            return True
+
+    # ---- judgements ----
+
+    def is_verified(self, tag: bytes, key: bytes) -> bool:
+        """Whether a member of a room was compared by voice."""
+        return bool(self._judgement(tag, key)[0])
+
+    def is_muted(self, tag: bytes, key: bytes) -> bool:
+        """Whether the user does not want to read a member."""
+        return bool(self._judgement(tag, key)[1])
+
+    def _judgement(self, tag: bytes, key: bytes) -> tuple[int, int]:
+        with self._db.failures():
+            row = self._db.execute(
+                "SELECT verified, muted FROM judgements WHERE tag = ? AND key = ?", (tag, key)
+            ).fetchone()
+        return row or (0, 0)
+
+    def verify(self, tag: bytes, keys: Iterable[bytes], n: int) -> None:
+        """These members were compared by voice, up to place n."""
+        with self._db.transaction():
+            for key in keys:
+                self._db.execute(
+                    "INSERT INTO judgements VALUES (?, ?, ?, 0)"
+                    " ON CONFLICT (tag, key) DO UPDATE SET verified = excluded.verified",
+                    (tag, key, n),
+                )
+
+    def mute(self, tag: bytes, key: bytes, *, muted: bool) -> None:
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO judgements VALUES (?, ?, 0, ?)"
+                " ON CONFLICT (tag, key) DO UPDATE SET muted = excluded.muted",
+                (tag, key, muted),
+            )
+
+
+def member_folder(home: Path, name: str) -> Path:
+    """The folder of the member with this (canonical) name in a profile."""
+    return home / "members" / quote(name, safe=" ").replace(".", "%2E")
+
+
+def member_names(home: Path) -> list[str]:
+    """The members of a profile."""
+    folders = (home / "members").glob("*/vault.key")
+    return sorted(unquote(path.parent.name) for path in folders)

@@ -1,9 +1,6 @@
-"""`python -m zchat` and the `zchat` command."""
+"""`python -m zchat`, and the `zchat` command."""
 
-
-def main() -> None:
-    """Run the command line."""
-
+from zchat.ui.cli.main import main
 
 if __name__ == "__main__":
     main()

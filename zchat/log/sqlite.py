@@ -54,7 +54,7 @@ CREATE UNIQUE INDEX entries_id ON entries(id, place >> 40);
 
 
 class SqliteLog:
-    """A `BrokerLog` in a file; `access` as in database.py. Raises StoreBusy where another writes."""
+    """A `BrokerLog` in a file; `access` as in database.py. StoreBusy where another one writes."""
 
     def __init__(self, path: Path, access: Access) -> None:
         self._lock: Lock | None = None

@@ -58,12 +58,14 @@ class Core:
         recalled = [Event(room.tag, what) for what in room.recall()]
         return [*recalled, *self._post(room, [] if room.fault else room.resume())]
 
-    def follow(self, tag: bytes, *, beating: bool) -> list[Do]:
-        """Receive a room's entries from its checked end on; with beats, if the face stays."""
+    def beat(self, tag: bytes) -> None:
+        """Say in this room, from now on, that we are here."""
+        self._beating.add(tag)
+
+    def follow(self, tag: bytes) -> list[Do]:
+        """Receive a room's entries from its checked end on."""
         room = self._rooms[tag]
         self._followed.add(tag)
-        if beating:
-            self._beating.add(tag)
         checked = room.checked
         actions = self._session.enter(tag, checked.log, checked.n, checked.hash, self._clock.now())
         return self._carry_out(actions)

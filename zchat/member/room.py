@@ -501,10 +501,16 @@ class Room:
         self._vault.verify(self.tag, keys, n)
         self._trust.forget()
 
-    def mute(self, key: bytes, *, muted: bool) -> None:
-        """Show this member's messages no longer, or again."""
+    def toggle_mute(self, key: bytes) -> bool:
+        """Show a member's messages no longer, or again; True if they are muted now."""
+        muted = not self._trust.is_muted(key)
         self._vault.mute(self.tag, key, muted=muted)
         self._trust.forget()
+        return muted
+
+    def mark_read(self) -> None:
+        """The user has seen everything up to our end."""
+        self._save(read_n=self.checked.n, read_ms=self._clock.wall_ms())
 
 
 def in_words(seconds: float) -> str:

@@ -50,12 +50,13 @@ class Kind(StrEnum):
 
 
 class Message(NamedTuple):
-    """An entry of the log as one shows it. `name` carries its mark where it needs one."""
+    """An entry of the log as one shows it. `name` is the author's own, `shown` carries its mark."""
 
     n: int
     id: bytes
     sender: bytes
     name: str
+    shown: str
     own: bool
     verified: bool
     kind: Kind
@@ -82,6 +83,7 @@ class Joined(NamedTuple):
     n: int
     sender: bytes
     name: str
+    shown: str
     verified: bool
 
 
@@ -148,6 +150,7 @@ class MemberView(NamedTuple):
 
     key: bytes
     name: str
+    shown: str
     own: bool
     verified: bool
     here: bool

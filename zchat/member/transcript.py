@@ -93,7 +93,7 @@ class Transcript:
         rows = self._name_rows(member, body.name, entry.n)
         if is_new:
             verified = self._trust.is_verified(member.key)
-            rows.insert(0, Joined(entry.n, member.key, self.shown(member.key), verified))
+            rows.insert(0, Joined(entry.n, member.key, body.name, self.shown(member.key), verified))
         if member.key == self._own_key:
             rows += self.own_key_rows(body.incarnation, entry.n)
         rows += self._seen_rows(member, body, entry.n)
@@ -117,7 +117,9 @@ class Transcript:
         text = f"unreadable entry #{entry.n}, from a member or the server"
         status, kind = Status.UNREADABLE, Kind.UNREADABLE
         at = entry.arrived_ms
-        return [Message(entry.n, entry.id, b"", "", False, False, kind, text, None, at, at, status)]
+        return [
+            Message(entry.n, entry.id, b"", "", "", False, False, kind, text, None, at, at, status)
+        ]
 
     def _message(self, member: _Member, entry: Entry, header: Header, body: Logged) -> Message:
         if isinstance(body, Unknown):
@@ -130,7 +132,8 @@ class Transcript:
             n=entry.n,
             id=entry.id,
             sender=member.key,
-            name=self.shown(member.key),
+            name=body.name,
+            shown=self.shown(member.key),
             own=member.key == self._own_key,
             verified=self._trust.is_verified(member.key),
             kind=kind,
@@ -279,7 +282,8 @@ class Transcript:
         return [
             MemberView(
                 key=member.key,
-                name=self.shown(member.key),
+                name=member.name,
+                shown=self.shown(member.key),
                 own=member.key == self._own_key,
                 verified=self._trust.is_verified(member.key),
                 here=member.key in here or member.key == self._own_key,

@@ -29,6 +29,7 @@ from zchat.database import Access, Database, Schema
 from zchat.errors import StoreBusy, StoreUnreadable
 from zchat.files import Lock, lock_file, make_once, private_folder, take_lock
 from zchat.member.invite import Invite, Origin, Server
+from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.ledger import NO_HEAD, Head
 from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
 
@@ -76,6 +77,8 @@ class RoomRecord(msgspec.Struct, frozen=True):
     origin: Origin
     root: bytes = b""
     fault: str = ""
+    read_n: int = 0  # up to where its user has read, and when
+    read_ms: int = 0
 
     @property
     def invite(self) -> Invite:
@@ -195,6 +198,10 @@ class Vault:
             path = self._folder / "vault.db"
             raise StoreUnreadable(path=path, reason=f"a room in it: {error}") from None
 
+    def public_key(self, known: KnownRoom) -> bytes:
+        """This member's key in a remembered room."""
+        return Author(self.master_seed, RoomKeys(known.record.root)).public
+
     def save_room(self, tag: bytes, record: RoomRecord) -> None:
         """Remember a room, or what changed about it, as used just now."""
         sealed = self._seal(msgspec.msgpack.encode(record))
@@ -304,6 +311,12 @@ class Vault:
                 (tag, self._process),
             )
             return [Pending(*row) for row in rows]
+
+    def waiting(self, tag: bytes) -> int:
+        """How many envelopes of a room wait in the outbox, whosever."""
+        with self._db.failures():
+            statement = "SELECT count(*) FROM outbox WHERE tag = ?"
+            return int(self._db.execute(statement, (tag,)).fetchone()[0])
 
     def _is_alive(self, process: str) -> bool:
         path = self._process_path(process)

@@ -1,0 +1,257 @@
+"""`zchat join` and `zchat start`: to be in a room."""
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from zchat.broker.folder import announced, log_path
+from zchat.config import DEFAULT_PORT, home
+from zchat.errors import CannotListen, Exit, StoreBusy
+from zchat.files import private_folder, take_lock
+from zchat.member.invite import Invite, parse_invite
+from zchat.member.profile import Place, Profile, same_place
+from zchat.protocol.words import canonical_room_name, generate_passphrase
+from zchat.ui.cli.common import (
+    Asked,
+    Opened,
+    config_for,
+    data,
+    find_place,
+    has_passphrase_source,
+    is_interactive,
+    is_invite,
+    open_place,
+    read_passphrase,
+    room_options,
+    run,
+    say,
+    show_progress,
+)
+from zchat.ui.cli.serve import default_address
+from zchat.ui.plain import PlainChat
+from zchat.ui.visit import History, Visit
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+DEFAULT_ROOM = "lobby"
+
+
+class _Terms(NamedTuple):
+    """How a stay in a room goes."""
+
+    history: int | None
+    timeout: float | None
+    weak_passphrase: bool
+
+
+def chat_options(command: _F) -> _F:
+    """Options of a stay in a room."""
+    for option in (
+        click.option(
+            "--timeout", type=float, metavar="S", help="How long to wait at the end (30)."
+        ),
+        click.option("--history", type=int, metavar="N", help="Messages to show first (1,000)."),
+        click.option(
+            "--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break."
+        ),
+        click.option("--line", is_flag=True, help="Line mode (there is no other yet)."),
+    ):
+        command = option(command)
+    return room_options(command)
+
+
+@click.command()
+@click.argument("invite", required=False)
+@click.option("--server", metavar="HOST:PORT", help="Which server, where several are known.")
+@click.option("--room", metavar="ROOM", help="Which room. Default: the invite's, else lobby.")
+@chat_options
+def join(
+    invite: str | None,
+    server: str | None,
+    room: str | None,
+    name: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    timeout: float | None,
+    history: int | None,
+    *,
+    new: bool,
+    remember: bool,
+    weak_passphrase: bool,
+    line: bool,
+) -> int:
+    """Join a room and chat.
+
+    INVITE is the line somebody gave you. On the server's own machine none is needed.
+    """
+    if invite is not None and not is_invite(invite):
+        invite, room = None, room or invite
+    profile = Profile(home())
+    wanted = canonical_room_name(room) if room else _room_of(invite)
+    member = profile.choose_member(name, config_for().name, wanted)
+    vault = profile.vault(member)
+    place = find_place(vault, room, invite, server)
+    asked = Asked(passphrase_file, passphrase_fd)
+    opened = open_place(
+        vault,
+        member,
+        place,
+        lambda: read_passphrase(asked, place.invite.room),
+        new=new,
+        remember=remember,
+    )
+    terms = _Terms(history, timeout, weak_passphrase)
+    return run(_stay(opened, terms))
+
+
+def _room_of(invite: str | None) -> str:
+    return (parse_invite(invite).room if invite else "") or DEFAULT_ROOM
+
+
+async def _stay(
+    opened: Opened, terms: _Terms, farewell: Callable[[Visit], None] | None = None
+) -> int:
+    """Arrive, settle in, chat in the face that fits the terminal."""
+    config = config_for(history=terms.history, timeout_s=terms.timeout)
+    async with Visit(opened.vault, opened.keys, opened.record, config) as visit:
+        history = History(config.history)
+        await visit.arrive(history, progress=show_progress)
+        if visit.is_new_here and visit.room.checked.n == 0:
+            say(
+                f"Nobody has spoken in {opened.record.room!r} here: "
+                "a new room, or another passphrase than the others'."
+            )
+        visit.settle_in(opened.strength_bits, may_be_empty=True, may_be_weak=terms.weak_passphrase)
+        visit.client.beat(visit.room.tag)
+        if is_interactive():
+            from zchat.ui.line import LineChat
+
+            code: int = await LineChat(visit).run(history)
+        else:
+            plain = PlainChat(visit, data, _note)
+            for row in history:
+                plain.show(row)
+            code = await plain.run(0, config.timeout_s)
+        if farewell is not None:
+            farewell(visit)
+    opened.vault.close()
+    return code
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
+
+
+# ---- start ----
+
+
+@click.command()
+@click.option("--room", metavar="ROOM", default=DEFAULT_ROOM, help="The room's name (lobby).")
+@click.option("--listen", metavar="HOST:PORT", help="Where the server listens.")
+@click.option("--advertise", metavar="HOST:PORT", help="The address that stands in the invite.")
+@chat_options
+def start(
+    room: str,
+    listen: str | None,
+    advertise: str | None,
+    name: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    timeout: float | None,
+    history: int | None,
+    *,
+    new: bool,
+    remember: bool,
+    weak_passphrase: bool,
+    line: bool,
+) -> int:
+    """Start a server, a room with a fresh passphrase, and chat.
+
+    The server ends with the chat; `zchat broker` is one that stays.
+    """
+    profile = Profile(home())
+    wanted = canonical_room_name(room)
+    member = profile.choose_member(name, config_for().name, wanted)
+    vault = profile.vault(member)
+    asked = Asked(passphrase_file, passphrase_fd)
+    with _server(listen, advertise) as stem:
+        invite = Invite(stem.server, wanted, stem.origin)
+        known = same_place(vault, invite)
+        makes_one = (known is None or new) and not has_passphrase_source(asked)
+        fresh = generate_passphrase(secrets.randbelow)
+        opened = open_place(
+            vault,
+            member,
+            Place(invite, known),
+            (lambda: fresh) if makes_one else (lambda: read_passphrase(asked, wanted)),
+            new=new,
+            remember=remember,
+        )
+        say(f"  On the other computer:  zchat join {invite}")
+        if makes_one:
+            say(f"  Passphrase (say it, do not send it with the line):  {fresh}")
+        terms = _Terms(history, timeout, weak_passphrase)
+        return run(_stay(opened, terms, _who_stays))
+
+
+def _who_stays(visit: Visit) -> None:
+    """The server ends with us: tell those it leaves alone."""
+    here = [m for m in visit.room.members(visit.clock.now()) if m.here and not m.own]
+    if here:
+        others = "1 other is" if len(here) == 1 else f"{len(here)} others are"
+        say(f"{others} still here: keep the server running with `zchat broker`.")
+
+
+@contextmanager
+def _server(listen: str | None, advertise: str | None) -> Iterator[Invite]:
+    """The invite stem of this profile's server; one of our own if none runs, until we leave."""
+    folder = private_folder(home() / "broker")
+    try:
+        take_lock(log_path(folder)).release()
+    except StoreBusy:
+        running = announced(folder)
+        if running is None:
+            raise
+        say("A server of this profile is running already; using it.")
+        yield parse_invite(running)
+        return
+    process, stem = _spawn(folder, listen, advertise)
+    say(f"Server at {stem.server.address}.")
+    try:
+        yield stem
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def _spawn(
+    folder: Path, listen: str | None, advertise: str | None
+) -> tuple[subprocess.Popen[bytes], Invite]:
+    """A broker that ends when we do: at the end of its stdin. Port 5577, else a free one."""
+    host = default_address()
+    tries = [listen] if listen else [f"{host}:{DEFAULT_PORT}", f"{host}:0"]
+    for address in tries:
+        command = [sys.executable, "-m", "zchat", "broker", "--until-eof", "--listen", address]
+        command += ["--advertise", advertise] if advertise else []
+        with (folder / "start.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603  our own program
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        line = process.stdout.readline().decode().strip()
+        if line:
+            return process, parse_invite(line)
+        if process.wait() != Exit.NETWORK:
+            break
+    reason = (folder / "start.log").read_text("utf-8", "replace").strip() or "the server ended"
+    raise CannotListen(address=tries[-1], reason=reason)

@@ -1,0 +1,229 @@
+"""Commands that answer a question: rooms, members, whoami, invite, verify; and forget."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from zchat.config import home
+from zchat.errors import EmptyRoom, NoMatch, ServerFault, Usage
+from zchat.member.profile import Profile, known_here
+from zchat.member.room import Room
+from zchat.member.rows import MemberView
+from zchat.ui.cli.common import (
+    Asked,
+    Opened,
+    config_for,
+    data,
+    has_terminal,
+    name_option,
+    open_room,
+    room_options,
+    run,
+    say,
+    show_progress,
+)
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_line
+from zchat.ui.visit import History, Visit
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@click.command()
+@_json_option
+def rooms(*, as_json: bool) -> None:
+    """List the rooms known here, for all members of this profile."""
+    profile = Profile(home())
+    for member in profile.members():
+        vault = profile.vault(member)
+        for known in vault.rooms():
+            record = known.record
+            if as_json:
+                data(
+                    safe_json(
+                        {
+                            "v": JSON_VERSION,
+                            "room": record.room,
+                            "member": member,
+                            "name": record.name,
+                            "server": record.server.address,
+                            "tag": known.tag.hex(),
+                            "remembered": bool(record.root),
+                            "fault": record.fault,
+                        }
+                    )
+                )
+                continue
+            used = f"last used {day(known.used_ms)} {clock_time(known.used_ms)}"
+            kept = "key remembered" if record.root else "asks for the passphrase"
+            line = f"{record.room} at {record.server.address} as {member}: {kept}, {used}"
+            data(safe_line(line + (f"; SERVER FAULT: {record.fault}" if record.fault else "")))
+        vault.close()
+
+
+@click.command()
+@click.option("--name", metavar="NAME", help="Which member of this profile (all of them).")
+@_json_option
+def whoami(name: str | None, *, as_json: bool) -> None:
+    """Show who you are in each room, and where your keys lie."""
+    profile = Profile(home())
+    for member in [name] if name else profile.members():
+        vault = profile.vault(member)
+        for known in vault.rooms():
+            key = known.record.root and vault.public_key(known).hex()
+            if as_json:
+                data(
+                    safe_json(
+                        {
+                            "v": JSON_VERSION,
+                            "member": member,
+                            "room": known.record.room,
+                            "name": known.record.name,
+                            "key": key or None,
+                        }
+                    )
+                )
+            else:
+                mark = f"~{key[:4]}, key {key}" if key else " (its key needs the passphrase)"
+                data(safe_line(f"{known.record.room}: {known.record.name}{mark}"))
+        vault.close()
+    say(f"Your keys are in {home()}.")
+    say("Who copies this folder can read your remembered rooms and speak as you.")
+
+
+@click.command()
+@click.argument("room")
+@name_option
+def invite(room: str, name: str | None) -> None:
+    """Print the invite line of a room. The passphrase travels by another way."""
+    profile = Profile(home())
+    vault = profile.vault(profile.choose_member(name, config_for().name, room))
+    data(str(known_here(vault, room).record.invite))
+    vault.close()
+
+
+@click.command()
+@click.argument("room")
+@name_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(room: str, name: str | None, *, yes: bool) -> None:
+    """Forget a room: its replica, its key, what waits in its outbox."""
+    profile = Profile(home())
+    vault = profile.vault(profile.choose_member(name, config_for().name, room))
+    known = known_here(vault, room)
+    waiting = vault.waiting(known.tag)
+    question = f"Forget {known.record.room!r} at {known.record.server.address}"
+    question += f", with {waiting} message(s) that never went out?" if waiting else "?"
+    if not yes and not has_terminal():
+        raise Usage(reason=f"{question} Say --yes")
+    if yes or click.confirm(safe_line(question), err=True):
+        vault.forget_room(known.tag)
+        say(f"Forgotten: {known.record.room}.")
+    vault.close()
+
+
+@click.command()
+@click.argument("room")
+@_json_option
+@room_options
+def members(
+    room: str,
+    name: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    *,
+    as_json: bool,
+    new: bool,
+    remember: bool,
+) -> int:
+    """List who has spoken in a room."""
+    asked = Asked(passphrase_file, passphrase_fd)
+    opened = open_room(room, name, asked, new=new, remember=remember)
+
+    def show(visited: Room) -> None:
+        for member in visited.members(0.0):
+            fields = member_fields(opened.record.room, member)
+            data(safe_json(fields) if as_json else member_line(member))
+
+    return run(_ask(opened, show, new=new))
+
+
+@click.command()
+@click.argument("room")
+@click.option("--at", type=int, metavar="N", help="Compare the log up to entry N.")
+@click.option("--matches", type=int, metavar="N", help="The words at N were the same ...")
+@click.option("--with", "with_names", metavar="NAMES", help="... with these: alice,bob.")
+@room_options
+def verify(
+    room: str,
+    at: int | None,
+    matches: int | None,
+    with_names: str | None,
+    name: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    *,
+    new: bool,
+    remember: bool,
+) -> int:
+    """Print eight words to compare by voice.
+
+    The same words at the same N mean: the same room, the same log up to N, the same members. Then
+    say who compared: `zchat verify ROOM --matches N --with alice,bob`.
+    """
+    if (matches is None) != (with_names is None):
+        raise Usage(reason="--matches N and --with NAMES go together")
+    asked = Asked(passphrase_file, passphrase_fd)
+    opened = open_room(room, name, asked, new=new, remember=remember)
+
+    def show(visited: Room) -> None:
+        if matches is not None and with_names is not None:
+            n = _place(visited, matches)
+            verified = _named(visited.members(0.0), with_names)
+            visited.verify([member.key for member in verified], n)
+            names = ", ".join(member.name for member in verified)
+            say(f"Verified up to #{n}: {names}.")
+            return
+        n = _place(visited, at)
+        data(" ".join(visited.verification_code(n)))
+        say(f"at #{n}; others compare with: zchat verify {opened.record.room} --at {n}")
+
+    return run(_ask(opened, show, new=new))
+
+
+def _place(room: Room, asked: int | None) -> int:
+    end = room.checked.n
+    if end == 0:
+        raise EmptyRoom(room=room.record.room)
+    n = end if asked is None else asked
+    if not 1 <= n <= end:
+        raise NoMatch(reason=f"#{n} is not in the checked log, which ends at #{end}")
+    return n
+
+
+def _named(known: list[MemberView], names: str) -> list[MemberView]:
+    """The members of these names. Raises NoMatch for none, and where two share a name."""
+    found = []
+    for name in names.split(","):
+        called = [m for m in known if name.strip() in (m.name, m.shown) and not m.own]
+        if len(called) != 1:
+            several = ", ".join(member.shown for member in called) or "nobody"
+            raise NoMatch(reason=f"{name.strip()!r} must be one member, and is {several}")
+        found += called
+    return found
+
+
+async def _ask(opened: Opened, show: Callable[[Room], None], *, new: bool) -> int:
+    """Catch up where there is a connection, then answer from what is checked."""
+    async with Visit(opened.vault, opened.keys, opened.record, config_for()) as visit:
+        await visit.arrive(History(0), show_progress)
+        visit.settle_in(opened.strength_bits, may_be_empty=new, may_be_weak=True)
+        if not visit.caught_up and not visit.room.fault:
+            say(f"The server at {visit.address} does not answer; this is what is known here.")
+        show(visit.room)
+        fault = visit.room.fault
+    opened.vault.close()
+    if fault:
+        raise ServerFault(text=fault)
+    return 0

@@ -1,0 +1,118 @@
+"""The command line as a whole: the commands in their groups, and how anything ends.
+
+Rules of this file: every way a command can end leaves here with its exit code; no traceback reaches
+a user.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import click
+
+from zchat import version
+from zchat.errors import Exit, ZchatError
+from zchat.ui.cli.chat import join, start
+from zchat.ui.cli.common import Terminated, complain, say
+from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
+from zchat.ui.cli.send import send
+from zchat.ui.cli.serve import broker
+from zchat.ui.cli.tail import tail
+
+_FIRST_MINUTE = """\
+zchat: group chat for people who share a passphrase and do not trust the server.
+
+  zchat start              make a server, a room and a passphrase, and chat
+  zchat join INVITE        join with the line somebody gave you
+
+  zchat --help             all commands
+"""
+
+_SECTIONS = {
+    "Chat": [start, join],
+    "Scripts": [send, tail],
+    "Trust": [verify, members, whoami],
+    "Rooms": [rooms, invite, forget],
+    "Server": [broker],
+}
+
+_EXIT_CODES = """\
+\b
+Exit codes: 0 ok, 1 can be mended by you, 2 usage, 3 network or storage, 4 the server contradicted
+itself, 5 refused by a limit, 6 time-out, 7 wrong passphrase or a store that does not open, 70 a bug.
+"""
+
+
+class _Sections(click.Group):
+    """A group whose help lists commands under headings."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, commands in _SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(c.name or "", c.get_short_help_str(70)) for c in commands])
+
+
+@click.group(
+    cls=_Sections,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXIT_CODES,
+)
+@click.version_option(version(), prog_name="zchat")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Group chat for people who share a passphrase and do not trust the server."""
+    if context.invoked_subcommand is None:
+        click.echo(_FIRST_MINUTE, nl=False)
+
+
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets its number, never an exception.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except ZchatError as error:
+        complain(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return Exit.INTERRUPTED
+    except Terminated:
+        return Exit.TERMINATED
+    except BrokenPipeError:
+        _close_stdout()
+        return Exit.OK
+    except Exception:  # noqa: BLE001  the last resort: a report instead of a traceback
+        return _report_bug()
+
+
+def _close_stdout() -> None:
+    """Whoever read us has enough; the interpreter must not complain about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _report_bug() -> int:
+    """Keep the traceback in a file that only its owner can read."""
+    descriptor, path = tempfile.mkstemp(prefix="zchat-report-", suffix=".txt")
+    with os.fdopen(descriptor, "w") as report:
+        report.write(f"zchat {version()}, Python {sys.version}\n{traceback.format_exc()}")
+    say(f"zchat: that should not have happened; a report is in {Path(path)}.")
+    say("  Please read it (it may name rooms and people) and send it to the project.")
+    return Exit.BUG

@@ -1,0 +1,154 @@
+"""`zchat send`: say something from a script."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+
+from zchat.config import MemberConfig
+from zchat.errors import Exit, NothingToSay, ServerFault, TextTooLong
+from zchat.member.rows import Confirmed, Notice, Progress, ServerSays
+from zchat.protocol.limits import MAX_TEXT_BYTES
+from zchat.ui.cli.common import (
+    Asked,
+    Opened,
+    config_for,
+    has_terminal,
+    open_room,
+    room_options,
+    run,
+    say,
+)
+from zchat.ui.input import LineInput, TooLong
+from zchat.ui.plain import not_confirmed
+from zchat.ui.visit import History, Visit
+
+_MOST_UNCONFIRMED = 4_000
+
+
+@click.command()
+@click.argument("room")
+@click.argument("text", required=False)
+@click.option("--whole", is_flag=True, help="All of stdin is one message.")
+@click.option("--anyway", is_flag=True, help="Send even though the server contradicted itself.")
+@click.option("--timeout", type=float, metavar="S", help="Give up after S seconds without (30).")
+@click.option("--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break.")
+@room_options
+def send(
+    room: str,
+    text: str | None,
+    name: str | None,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    timeout: float | None,
+    *,
+    whole: bool,
+    anyway: bool,
+    weak_passphrase: bool,
+    new: bool,
+    remember: bool,
+) -> int:
+    """Send TEXT, or stdin line by line, to a room.
+
+    ROOM is a room known here, or an invite. TEXT "-" is stdin, and so is none where stdin is no
+    terminal. Ends with 0 only once a signed head covers everything.
+
+    \b
+        make 2>&1 | zchat send ops
+    """
+    if text is None and has_terminal():
+        raise NothingToSay()
+    asked = Asked(passphrase_file, passphrase_fd)
+    opened = open_room(room, name, asked, new=new, remember=remember)
+    from_stdin = text is None or text == "-"
+    given = None if from_stdin else text
+    job = _Sending(opened, given, whole=whole, anyway=anyway)
+    try:
+        config = config_for(timeout_s=timeout)
+        return run(job.run(config, may_be_empty=new, may_be_weak=weak_passphrase))
+    finally:
+        opened.vault.close()
+
+
+class _Sending:
+    """One `zchat send`."""
+
+    def __init__(self, opened: Opened, text: str | None, *, whole: bool, anyway: bool) -> None:
+        self._opened = opened
+        self._text = text
+        self._whole = whole
+        self._anyway = anyway
+        self._too_long = False
+
+    async def run(self, config: MemberConfig, *, may_be_empty: bool, may_be_weak: bool) -> int:
+        """Connect, check, send, wait. Raises ServerFault, NotStored, NoAnswer, ..."""
+        opened = self._opened
+        async with Visit(opened.vault, opened.keys, opened.record, config) as visit:
+            await self._arrive(visit)
+            visit.settle_in(
+                opened.strength_bits, may_be_empty=may_be_empty, may_be_weak=may_be_weak
+            )
+            async for texts in self._texts():
+                visit.client.say(visit.room.tag, texts, anyway=self._anyway)
+                await self._confirmed(visit, _MOST_UNCONFIRMED, config.timeout_s)
+            await self._confirmed(visit, 0, config.timeout_s)
+        return Exit.FIXABLE if self._too_long else Exit.OK
+
+    async def _arrive(self, visit: Visit) -> None:
+        """Hear at least one answer about the room, so that a known fault stops us in time.
+
+        Entries that come meanwhile are checked and kept, but not waited for in a room known here.
+        """
+        if visit.is_new_here:
+            await visit.arrive(History(0))
+        else:
+            await visit.look_in()
+        if visit.room.fault and not self._anyway:
+            raise ServerFault(text=visit.room.fault)
+
+    async def _texts(self) -> AsyncIterator[list[str]]:
+        if self._text is not None:
+            if not self._text.strip():
+                raise NothingToSay()
+            yield [self._text]
+        elif self._whole:
+            yield [self._whole_stdin()]
+        else:
+            lines = LineInput(0)
+            while (some := await lines.next_lines()) is not None:
+                self._complain(some)
+                texts = [line for line in some if isinstance(line, str)]
+                if texts:
+                    yield texts
+
+    def _complain(self, lines: list[str | TooLong]) -> None:
+        if any(isinstance(line, TooLong) for line in lines):
+            self._too_long = True
+            size = f"more than {MAX_TEXT_BYTES}"
+            say(f"zchat: {TextTooLong(size=size, most=MAX_TEXT_BYTES).sentence}")
+
+    @staticmethod
+    def _whole_stdin() -> str:
+        raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 2)
+        text = raw.decode("utf-8", "replace").replace("\r\n", "\n").removesuffix("\n")
+        if not text.strip():
+            raise NothingToSay()
+        return text
+
+    async def _confirmed(self, visit: Visit, most: int, timeout_s: float) -> None:
+        """Wait until no more than `most` of our messages are on the way."""
+        waited_since = visit.clock.now()
+        while len(visit.room.unconfirmed) > most:
+            event = await visit.client.next_event(0.1)
+            if event is not None:
+                visit.note(event)
+                if isinstance(event.what, Confirmed | Progress):
+                    waited_since = visit.clock.now()
+                elif isinstance(event.what, ServerSays) and event.what.code == "room-full":
+                    say(f"-- server says: {event.what.code} {event.what.text}".rstrip())
+                elif isinstance(event.what, Notice) and visit.room.fault and not self._anyway:
+                    raise ServerFault(text=visit.room.fault)
+            waited_s = visit.clock.now() - waited_since
+            if waited_s > timeout_s or not (visit.client.online or visit.was_online):
+                raise not_confirmed(visit, timeout_s)

@@ -1,0 +1,152 @@
+"""`zchat broker`: the server alone, and what it holds."""
+
+import logging
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from zchat import version
+from zchat.broker import folder as broker_folder
+from zchat.broker.audit import audit_lines
+from zchat.broker.core import Limits
+from zchat.broker.folder import BrokerKeys, load_keys, log_path
+from zchat.broker.server import Server
+from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
+from zchat.database import Access
+from zchat.errors import BadConfig, CannotListen
+from zchat.log.sqlite import SqliteLog
+from zchat.member import invite
+from zchat.ui.cli.common import data, say
+
+
+def default_address() -> str:
+    """The address by which others on the network reach this machine; loopback if there is none.
+
+    Connecting a datagram socket sends nothing; it only asks the routing table.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: never a real host
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+@click.group(invoke_without_command=True)
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen. Default 127.0.0.1:5577.")
+@click.option("--advertise", metavar="HOST:PORT", help="The address that stands in invites.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Settings (default: broker.toml in the profile).",
+)
+@click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin ends.")
+@click.pass_context
+def broker(
+    context: click.Context,
+    listen: str | None,
+    advertise: str | None,
+    config: Path | None,
+    *,
+    until_eof: bool,
+) -> None:
+    """Start a server. Its first line is the invite stem.
+
+    It relays and stores sealed messages that it cannot read. SIGTERM or Ctrl-C ends it.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    logging.basicConfig(
+        stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO
+    )
+    flags = {"listen": listen, "advertise": advertise}
+    settings, _ = load(BrokerConfig, config, flags, os.environ)
+    serve(settings, _stdin_ended if until_eof else lambda: False)
+
+
+def _stdin_ended() -> bool:
+    """Whether whoever started us is gone: a pipe at its end is readable, and empty."""
+    readable, _, _ = select.select([0], [], [], 0)
+    return bool(readable) and not os.read(0, 1)
+
+
+def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
+    """Run a broker in this process until it is told to stop.
+
+    Raises BadInvite, CannotListen, StoreBusy, StoreTrouble, StoreUnreadable.
+    """
+    folder = home() / "broker"
+    host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
+    log = SqliteLog(log_path(folder), Access.ONE_WRITER)
+    keys = load_keys(folder)
+    server = Server(
+        keys,
+        log,
+        allowed=_limits(settings),
+        software=f"zchat {version()}",
+        allow=_allowed_keys(settings),
+        connections_per_address=settings.connections_per_address,
+        handshakes=(settings.handshake_burst, settings.handshakes_per_s),
+    )
+    try:
+        port = server.listen(_resolve(host, port), port)
+        stem = _stem(keys, host, port, settings.advertise)
+        broker_folder.announce(folder, stem)
+        data(stem)
+        server.run(ended)
+    finally:
+        broker_folder.retract(folder)
+        server.close()
+
+
+def _resolve(host: str, port: int) -> str:
+    """The address of a host: libzmq binds to addresses, names are ours to look up."""
+    try:
+        found = socket.getaddrinfo(host, port or None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(address=host, reason=error.strerror or "unknown host") from None
+    return str(found[0][4][0])
+
+
+def _stem(keys: BrokerKeys, host: str, port: int, advertise: str) -> str:
+    """The invite without a room. A wildcard address is no place to go to."""
+    if advertise:
+        host, port = invite.parse_address(advertise, port)
+    elif host in ("0.0.0.0", "::"):  # noqa: S104  compared, not bound
+        host = default_address()
+    origin = invite.Origin(keys.curve_public, keys.log_key.public)
+    return str(invite.stem(invite.Server(host, port, origin)))
+
+
+def _limits(settings: BrokerConfig) -> Limits:
+    return Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
+
+
+def _allowed_keys(settings: BrokerConfig) -> frozenset[bytes]:
+    try:
+        keys = frozenset(bytes.fromhex(key) for key in settings.allow)
+    except ValueError:
+        keys = frozenset([b""])
+    if any(len(key) != 32 for key in keys):
+        raise BadConfig(path="allow", reason="an access key has 64 hexadecimal digits")
+    return keys
+
+
+@broker.command()
+def audit() -> None:
+    """Print everything the server of this profile holds: every field of every row.
+
+    Read-only; works beside a running server.
+    """
+    path = log_path(home() / "broker")
+    if not path.exists():
+        say("This profile has no server yet.")
+        return
+    for line in audit_lines(path):
+        data(line)

@@ -1,0 +1,126 @@
+"""What can be typed after a slash in a room, as data: name, what it takes, what it does.
+
+Rules of this file: each command has its help here, and `/help` is made of it (a test reads both);
+what a command needs of a person's name is found in one place.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from zchat.errors import NoMatch
+from zchat.member.rows import MemberView
+from zchat.protocol.body import canonical_name
+from zchat.ui.show import member_line
+from zchat.ui.visit import Visit
+
+
+class Quit(Exception):
+    """The user wants to leave."""
+
+
+class Face(Protocol):
+    """What a command needs of the face it was typed into."""
+
+    visit: Visit
+
+    def note(self, text: str) -> None:
+        """Say something that nobody said."""
+        ...
+
+
+class SlashCommand(NamedTuple):
+    """One command of a room."""
+
+    takes: str
+    help: str
+    run: Callable[[Face, str], Awaitable[None]]
+
+
+async def _help(chat: Face, _: str) -> None:
+    for name, command in COMMANDS.items():
+        chat.note(f"/{name} {command.takes}".rstrip() + f": {command.help}")
+    chat.note("//text sends a text that begins with a slash")
+
+
+async def _who(chat: Face, _: str) -> None:
+    for member in chat.visit.room.members(chat.visit.clock.now()):
+        here = "here" if member.here else "away"
+        chat.note(f"{member_line(member)}, {here}")
+
+
+async def _verify(chat: Face, argument: str) -> None:
+    room = chat.visit.room
+    n = _place(argument, room.checked.n)
+    words = room.verification_code(n)
+    chat.note(f"at #{n}: {' '.join(words)}")
+    chat.note(f"Read them to each other. The same words at #{n} say: the same room, the same log,")
+    chat.note("the same members. Then /trust NAME for each of those who compared.")
+
+
+def _place(argument: str, end: int) -> int:
+    if not argument:
+        return end
+    if not argument.isdecimal() or not 1 <= int(argument) <= end:
+        raise NoMatch(reason=f"{argument!r} is not a place between 1 and {end}")
+    return int(argument)
+
+
+async def _name(chat: Face, argument: str) -> None:
+    name = canonical_name(argument)
+    chat.visit.room.rename(name)
+    chat.note(f"you are called {name} from your next message on")
+
+
+async def _mute(chat: Face, argument: str) -> None:
+    member = find_member(chat, argument)
+    muted = chat.visit.room.toggle_mute(member.key)
+    chat.note(f"{member.shown} is {'muted' if muted else 'heard again'}")
+
+
+async def _trust(chat: Face, argument: str) -> None:
+    member = find_member(chat, argument)
+    room = chat.visit.room
+    room.verify([member.key], room.checked.n)
+    chat.note(f"{member.name} counts as verified from now on")
+
+
+async def _retry(chat: Face, _: str) -> None:
+    chat.visit.client.retry()
+    chat.note("connecting anew")
+
+
+async def _quit(chat: Face, _: str) -> None:
+    raise Quit
+
+
+COMMANDS: dict[str, SlashCommand] = {
+    "help": SlashCommand("", "what can be typed here", _help),
+    "who": SlashCommand("", "who has spoken here, and who is here now", _who),
+    "verify": SlashCommand("[N]", "eight words to compare by voice, for the log up to #N", _verify),
+    "name": SlashCommand("NAME", "call yourself something else", _name),
+    "mute": SlashCommand("NAME", "show somebody's messages no longer, or again", _mute),
+    "trust": SlashCommand("NAME", "you compared the words with NAME: verified", _trust),
+    "retry": SlashCommand("", "connect anew at once", _retry),
+    "quit": SlashCommand("", "leave", _quit),
+}
+
+
+def find_member(chat: Face, argument: str) -> MemberView:
+    """The one member meant by NAME or NAME~mark. Raises NoMatch."""
+    members = chat.visit.room.members(chat.visit.clock.now())
+    found = [m for m in members if argument and argument in (m.shown, m.name) and not m.own]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        marked = ", ".join(member.shown for member in found)
+        raise NoMatch(reason=f"several are called {argument!r}: {marked}")
+    raise NoMatch(reason=f"nobody here is called {argument!r}; /who lists who is")
+
+
+async def run_command(chat: Face, typed: str) -> None:
+    """Run /NAME ARGUMENT. Raises NoMatch, Quit, and what the command raises."""
+    name, _, argument = typed[1:].partition(" ")
+    command = COMMANDS.get(name)
+    if command is None:
+        raise NoMatch(reason=f"there is no command /{name}; /help lists what there is")
+    await command.run(chat, argument.strip())

@@ -1,0 +1,165 @@
+"""A face's stay in one room: arrive, catch up, then whatever the face does.
+
+Rules of this file: it prints nothing; what a room that is new here needs (that it is meant to be
+empty, that its passphrase is not cheap to break) is decided here, before anything is posted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from zchat.clock import Clock
+from zchat.config import MemberConfig
+from zchat.errors import EmptyRoom, NoAnswer, Unreachable, WeakPassphrase
+from zchat.member.client import Client
+from zchat.member.room import Room
+from zchat.member.rows import Blame, Connection, Event, Kind, Message, Notice, Progress, Row
+from zchat.member.strength import ENOUGH_BITS, price
+from zchat.member.vault import RoomRecord, Vault
+from zchat.protocol.keys import RoomKeys
+
+CONNECT_PATIENCE_S = 5.0
+
+
+class History:
+    """The last rows, as many as hold `most` messages of people (None: all)."""
+
+    def __init__(self, most: int | None, wanted: Callable[[Row], bool] = lambda _: True) -> None:
+        self._most = most
+        self._wanted = wanted
+        self._rows: deque[Row] = deque()
+        self._messages = 0
+
+    def add(self, row: Row) -> None:
+        if not self._wanted(row):
+            return
+        self._rows.append(row)
+        self._messages += is_text(row)
+        while self._most is not None and self._messages > self._most:
+            self._messages -= is_text(self._rows.popleft())
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+
+def is_text(row: Row) -> bool:
+    """Whether a row is a message of people."""
+    return isinstance(row, Message) and row.kind is Kind.TEXT
+
+
+def is_fault(what: object) -> bool:
+    """Whether this accuses the server: the only thing that ends a command with exit 4."""
+    return isinstance(what, Notice) and what.blame is Blame.SERVER
+
+
+class Visit:
+    """One room at one server, for as long as a command runs. Use as `async with`."""
+
+    def __init__(
+        self, vault: Vault, keys: RoomKeys, record: RoomRecord, config: MemberConfig
+    ) -> None:
+        self._vault = vault
+        self.config = config
+        self.clock = Clock()
+        self.client = Client(vault, record.server, config, self.clock)
+        self.room: Room = self.client.enter(keys, record)
+        self.is_new_here = vault.room(keys.tag) is None
+        self.offline_since_ms = 0
+        self.offline_reason = ""
+        self.was_online = False
+        self.caught_up = False
+
+    async def __aenter__(self) -> "Visit":
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    @property
+    def address(self) -> str:
+        return self.room.record.server.address
+
+    async def arrive(
+        self,
+        keep: History,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        """Read what the replica holds, then what the server has beyond it.
+
+        Ends caught up, or at a fault of the server, or, for a room known here, offline. Raises
+        Unreachable for a room that is not known here, NoAnswer where the server falls silent.
+        """
+        for row in self.room.replay():
+            keep.add(row)
+        self.client.follow(self.room.tag)
+        quiet_since = time.monotonic()
+        while not self.caught_up:
+            event = await self.client.next_event(0.2)
+            now = time.monotonic()
+            if event is not None:
+                self.note(event)
+                quiet_since = now if self.client.online else quiet_since
+                if isinstance(event.what, Progress):
+                    progress(event.what)
+                elif isinstance(event.what, Row):
+                    keep.add(event.what)
+                    if is_fault(event.what):
+                        return
+            self._check_patience(now - quiet_since)
+            if not self.client.online and now - quiet_since > CONNECT_PATIENCE_S:
+                return
+
+    async def look_in(self) -> None:
+        """Hear one answer about a room known here, or find that there is no connection.
+
+        Entries that come meanwhile are checked and kept, but not waited for.
+        """
+        for _ in self.room.replay():
+            pass
+        self.client.follow(self.room.tag)
+        patience_ends = self.clock.now() + CONNECT_PATIENCE_S
+        while self.clock.now() < patience_ends:
+            event = await self.client.next_event(0.1)
+            if event is not None:
+                self.note(event)
+                if isinstance(event.what, Progress) or is_fault(event.what):
+                    return
+
+    def _check_patience(self, quiet_s: float) -> None:
+        if self.client.online and quiet_s > self.config.timeout_s:
+            raise NoAnswer(address=self.address, seconds=f"{quiet_s:.0f}", count=0, ids="none")
+        if not self.client.online and quiet_s > CONNECT_PATIENCE_S and self.is_new_here:
+            raise Unreachable(address=self.address)
+
+    def note(self, event: Event) -> None:
+        """Keep up what a face wants to know at any time."""
+        what = event.what
+        if isinstance(what, Progress):
+            self.caught_up = what.caught_up
+        elif isinstance(what, Connection):
+            self.caught_up = self.caught_up and what.online
+            self.offline_reason = what.reason
+            if what.online:
+                self.was_online = True
+                self.offline_since_ms = 0
+            elif not self.offline_since_ms:
+                self.offline_since_ms = time.time_ns() // 1_000_000
+
+    def settle_in(self, strength_bits: float, *, may_be_empty: bool, may_be_weak: bool) -> None:
+        """Remember the room from now on. Before the first post to a room that is new here.
+
+        Raises EmptyRoom where nobody has spoken and that is not what the user meant (a wrong
+        passphrase leads to an empty room), WeakPassphrase where a new room would be cheap to break;
+        the vault then knows nothing of it.
+        """
+        if not self.is_new_here:
+            return
+        is_empty = self.room.checked.n == 0
+        if is_empty and not may_be_empty:
+            self._vault.forget_room(self.room.tag)
+            raise EmptyRoom(room=self.room.record.room)
+        if is_empty and strength_bits < ENOUGH_BITS and not may_be_weak:
+            self._vault.forget_room(self.room.tag)
+            raise WeakPassphrase(dollars=price(strength_bits))
+        self._vault.save_room(self.room.tag, self.room.record)

@@ -199,7 +199,7 @@ class Vault:
             raise StoreUnreadable(path=path, reason=f"a room in it: {error}") from None
 
     def public_key(self, known: KnownRoom) -> bytes:
-        """This member's key in a remembered room."""
+        """The member's own key in a remembered room."""
         return Author(self.master_seed, RoomKeys(known.record.root)).public
 
     def save_room(self, tag: bytes, record: RoomRecord) -> None:

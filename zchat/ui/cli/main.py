@@ -30,7 +30,7 @@ zchat: group chat for people who share a passphrase and do not trust the server.
   zchat --help             all commands
 """
 
-_SECTIONS = {
+_SECTIONS: dict[str, list[click.Command]] = {
     "Chat": [start, join],
     "Scripts": [send, tail],
     "Trust": [verify, members, whoami],
@@ -41,7 +41,7 @@ _SECTIONS = {
 _EXIT_CODES = """\
 \b
 Exit codes: 0 ok, 1 can be mended by you, 2 usage, 3 network or storage, 4 the server contradicted
-itself, 5 refused by a limit, 6 time-out, 7 wrong passphrase or a store that does not open, 70 a bug.
+itself, 5 refused by a limit, 6 time-out, 7 wrong passphrase or an unreadable store, 70 a bug.
 """
 
 
@@ -99,7 +99,7 @@ def _run() -> int:
     except BrokenPipeError:
         _close_stdout()
         return Exit.OK
-    except Exception:  # noqa: BLE001  the last resort: a report instead of a traceback
+    except Exception:  # the last resort: a report instead of a traceback
         return _report_bug()
 
 

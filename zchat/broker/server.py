@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable
 import zmq
 
 from zchat.broker.budget import Budget
-from zchat.broker.core import Core, Limits, Send
+from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
+from zchat.broker.send import Send
 from zchat.errors import CannotListen, StoreFull
 from zchat.log.contract import BrokerLog
 from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
@@ -179,13 +180,18 @@ class Server:
         self._send(self._core.committed())
 
     def _send(self, sends: Iterable[Send]) -> None:
+        full: set[bytes] = set()
         for send in sends:
+            if send.route in full:  # nothing may pass what could not be sent
+                self._core.unsent(send)
+                continue
             try:
                 self._router.send(send.route, zmq.SNDMORE | zmq.NOBLOCK)
                 for frame in send.frames[:-1]:
                     self._router.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
                 self._router.send(send.frames[-1], zmq.NOBLOCK)
             except zmq.Again:
+                full.add(send.route)
                 self._core.unsent(send)
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
@@ -193,12 +199,12 @@ class Server:
                 self._core.closed(send.route)
 
     def _say_farewell(self) -> None:
-        self._send(self._core.refuse_all())
+        self._send(self._core.farewell())
         self._router.linger = _FAREWELL_MS
 
     def close(self) -> None:
         """Give back sockets and store."""
-        logger.info("ended: %s", self._core.summary())
+        logger.info("ended: %s", dict(self._core.counts))
         self._router.disable_monitor()
         self._router.close()
         self._gate.close()

@@ -30,6 +30,7 @@ from zchat.member.rows import (
     Confirmed,
     Connection,
     Event,
+    Joined,
     Message,
     Notice,
     Row,
@@ -135,6 +136,8 @@ class LineChat:
     def _show(self, row: Row) -> None:
         if isinstance(row, Message):
             self._show_message(row)
+        elif isinstance(row, Joined):
+            pass  # their first message says as much
         elif isinstance(row, Notice) and row.blame is Blame.SERVER:
             self._print("fault", f"!! {safe_line(row.text)}")
             self._print(

@@ -9,7 +9,17 @@ import asyncio
 from collections.abc import Callable
 
 from zchat.errors import Exit, NoAnswer, NotStored, ServerFault, TextTooLong, ZchatError
-from zchat.member.rows import Confirmed, Connection, Event, Here, Message, Notice, Row, ServerSays
+from zchat.member.rows import (
+    Confirmed,
+    Connection,
+    Event,
+    Here,
+    Joined,
+    Message,
+    Notice,
+    Row,
+    ServerSays,
+)
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.input import LineInput, TooLong
 from zchat.ui.show import clock_time, message_line, other_line
@@ -50,7 +60,7 @@ class PlainChat:
         if isinstance(row, Message):
             self._unseen.discard(row.id)
             self._out(message_line(row))
-        else:
+        elif not isinstance(row, Joined):
             self._note(other_line(row))
 
     # ---- what comes in ----

@@ -27,7 +27,7 @@ from zchat.ui.visit import History, Visit, is_fault, is_text
 @click.command()
 @click.argument("room")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
-@click.option("--since", metavar="TIME", help="Only what was sent since: 2d, 3h, 10m, or a date.")
+@click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
 @click.option(
     "--last", type=click.IntRange(min=0), metavar="N", help="The last N messages (1,000)."
 )
@@ -53,10 +53,10 @@ def tail(
     ROOM is a room known here, or an invite. Prints all it can, then ends with 4 if the server
     contradicted itself, 3 if it could not be reached.
 
-    With --json every object has v (1), room and kind. Messages: n, id, sender (key), name, verified,
-    sent_at, received_at, kind (text, unknown, unreadable), text, reply_to, status (stored, late,
-    clock, unreadable). With --all also: notice (n, state, text, blame), join (n, sender, name,
-    verified), here and left (sender, name). Fields may be added; none is changed or removed.
+    With --json every object has v (1), room and kind. Messages: n, id, sender (key), name,
+    verified, sent_at, received_at, kind (text, unknown, unreadable), text, reply_to, status
+    (stored, late, clock, unreadable). With --all also: notice (n, state, text, blame), join (n,
+    sender, name, verified), here and left (sender, name). Fields may be added; none is changed.
     """
     oldest_ms = since_ms(since) if since else 0
     asked = Asked(passphrase_file, passphrase_fd)

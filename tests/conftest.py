@@ -1,0 +1,23 @@
+"""Fixtures that many tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import World, make_template, world
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Profiles of a host and three members who know the room `lobby`."""
+    folder = tmp_path_factory.mktemp("template")
+    make_template(folder, iter(["alice", "bob", "carol"]))
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, template: Path) -> Iterator[World]:
+    """A running broker, and members ready to join its room."""
+    with world(tmp_path / "world", template) as made:
+        yield made

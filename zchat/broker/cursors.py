@@ -1,0 +1,335 @@
+"""JOIN, PAGE, LEAVE: cursors, windows, and who is served next.
+
+Theory of operation. A subscriber is a cursor: an entry is sent only when the cursor stands right
+before it, so backlog, live flow, reconnect and slow reader are one rule. What a turn stored is
+encoded once per room and goes as the same bytes to every cursor at the old end whose window is
+open. Everything else (answers, pages, cursors that are behind) waits in line, and connections take
+turns, a bounded number of bytes in each turn of the broker.
+
+Rules of this file: bytes under way never exceed the window, but for one entry; a cursor whose
+frames could not be sent stands where it stood.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from zchat.broker.heads import Heads
+from zchat.broker.intake import Refusal, Staged
+from zchat.broker.send import Former, Send, Subscription
+from zchat.log.contract import BrokerLog, Entry, Tip
+from zchat.protocol.ledger import NO_LOG
+from zchat.protocol.limits import (
+    MAX_BATCH_BYTES,
+    MAX_PAGES_WAITING,
+    MAX_ROOMS_PER_CONNECTION,
+    TIP,
+)
+from zchat.protocol.wire import Entries, Frames, Join, Page, Position, encode, pack_batch
+
+_SERVED_PER_TURN_BYTES = 8 * MAX_BATCH_BYTES
+_RETRY_MS = 60_000
+_BUSY_MS = 1_000
+
+
+class _Answer(NamedTuple):
+    """To a JOIN that makes no subscription: an empty batch under the head that shows why."""
+
+    req: int
+    room: bytes
+    head_at: int
+    with_lineage: bool
+
+
+_Due = Subscription | Page | _Answer
+
+
+class _Reader:
+    """One connection as it reads."""
+
+    def __init__(self, route: bytes) -> None:
+        self.route = route
+        self.subscriptions: dict[bytes, Subscription] = {}
+        self.due: deque[_Due] = deque()
+        self.pages = 0
+
+
+class Cursors:
+    """All subscriptions of a broker."""
+
+    def __init__(self, log: BrokerLog, heads: Heads) -> None:
+        self._log = log
+        self._heads = heads
+        self._readers: dict[bytes, _Reader] = {}
+        self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
+        self._waiting: deque[_Reader] = deque()
+        self._stuck: set[Subscription] = set()
+
+    # ---- words ----
+
+    def acknowledges(self, route: bytes, word: Join) -> bool:
+        """Whether every room of this JOIN moves its window on: the window has paid for it."""
+        reader = self._readers.get(route)
+        if reader is None:
+            return False
+        held = reader.subscriptions
+        return all(
+            p.room in held and p.sub == held[p.room].number and p.after > held[p.room].after
+            for p in word.rooms
+        )
+
+    def join(self, route: bytes, word: Join) -> Iterator[tuple[bytes, Refusal]]:
+        """Subscribe or acknowledge, room by room; the rooms there was no place for."""
+        reader = self._readers.setdefault(route, _Reader(route))
+        for position in word.rooms:
+            held = reader.subscriptions.get(position.room)
+            if held is not None and held.number == position.sub:
+                self._acknowledge(held, position)
+                held.answering = word.req
+                self._queue(held)
+            elif held is None and len(reader.subscriptions) >= MAX_ROOMS_PER_CONNECTION:
+                yield position.room, Refusal("too-many-rooms", _RETRY_MS)
+            else:
+                self._subscribe(reader, position, word.req)
+
+    def _acknowledge(self, held: Subscription, position: Position) -> None:
+        held.window = position.window
+        if held.after < position.after <= held.cursor:
+            held.after_weight += self._log.weight(position.room, held.after, position.after)
+            held.after = position.after
+
+    def _subscribe(self, reader: _Reader, position: Position, req: int) -> None:
+        room = position.room
+        self._unsubscribe(reader, room)
+        tip = self._log.tip(room)
+        answer = self._contradiction(tip, position, req)
+        if answer is not None:
+            self._line_up(reader, answer)
+            return
+        after = 0 if tip is None else tip.n if position.after == TIP else position.after
+        weight = self._log.weight(room, 0, after) if after else 0
+        subscription = Subscription(
+            route=reader.route,
+            room=room,
+            number=position.sub,
+            window=position.window,
+            after=after,
+            after_weight=weight,
+            cursor=after,
+            cursor_weight=weight,
+            needs_lineage=tip is None or position.log != tip.log,
+            answering=req,
+        )
+        reader.subscriptions[room] = subscription
+        self._by_room.setdefault(room, {})[reader.route] = subscription
+        self._queue(subscription)
+
+    def _contradiction(self, tip: Tip | None, position: Position, req: int) -> _Answer | None:
+        """What to show to a member whose log is not ours; None where it is, or it has none."""
+        room = position.room
+        if tip is None:
+            return _Answer(req, room, 0, with_lineage=False) if position.log != NO_LOG else None
+        if position.log == NO_LOG or position.after == TIP:
+            return None
+        if position.log != tip.log:
+            return _Answer(req, room, tip.n, with_lineage=True)
+        if position.after > tip.n:
+            return _Answer(req, room, tip.n, with_lineage=False)
+        if self._log.hash_at(room, position.after) != position.hash:
+            return _Answer(req, room, position.after, with_lineage=False)
+        return None
+
+    def leave(self, route: bytes, room: bytes) -> None:
+        """End a subscription."""
+        if route in self._readers:
+            self._unsubscribe(self._readers[route], room)
+
+    def _unsubscribe(self, reader: _Reader, room: bytes) -> None:
+        subscription = reader.subscriptions.pop(room, None)
+        if subscription is None:
+            return
+        self._stuck.discard(subscription)
+        del self._by_room[room][reader.route]
+        if not self._by_room[room]:
+            del self._by_room[room]
+
+    def page(self, route: bytes, word: Page) -> Refusal | None:
+        """Put a page in line."""
+        tip = self._log.tip(word.room)
+        if tip is None or tip.log != word.log or not word.first <= min(word.last, tip.n):
+            return Refusal("no-log")
+        reader = self._readers.setdefault(route, _Reader(route))
+        if reader.pages >= MAX_PAGES_WAITING:
+            return Refusal("rate", _BUSY_MS)
+        reader.pages += 1
+        self._line_up(reader, word)
+        return None
+
+    def forget(self, route: bytes) -> None:
+        """A connection is gone."""
+        reader = self._readers.pop(route, None)
+        if reader is None:
+            return
+        for room in list(reader.subscriptions):
+            self._unsubscribe(reader, room)
+        reader.due.clear()
+
+    def routes(self, room: bytes) -> list[bytes]:
+        """Who is subscribed to a room."""
+        return list(self._by_room.get(room, ()))
+
+    # ---- live ----
+
+    def hand_out(self, room: bytes, staged: Staged) -> Iterator[Send]:
+        """What a turn stored, to every cursor that stands right before it; others wait in line."""
+        frames: Frames | None = None
+        for held in self._by_room.get(room, {}).values():
+            stands_right = held.cursor == staged.tip.n and not held.needs_lineage
+            if not stands_right or staged.weight > held.room_left:
+                self._queue(held)
+                continue
+            if frames is None:
+                frames = self._frames(0, room, staged.tip.n, staged.tip.hash, staged.entries, ())
+            yield self._move(held, frames, staged.entries[-1].n, staged.weight)
+
+    def _frames(
+        self,
+        req: int,
+        room: bytes,
+        cursor: int,
+        before: bytes,
+        entries: list[Entry],
+        births: tuple[bytes, ...],
+    ) -> Frames:
+        tip = self._heads.tip(room)
+        word = Entries(
+            req=req,
+            room=room,
+            log=tip.log,
+            first=cursor + 1,
+            before=before,
+            head=self._heads.at(room, entries[-1].n if entries else tip.n),
+            tip=tip.n,
+            lineage=births,
+        )
+        return encode(word, pack_batch((entry.id, entry.envelope) for entry in entries))
+
+    @staticmethod
+    def _move(held: Subscription, frames: Frames, n: int, weight: int) -> Send:
+        former = Former(held.cursor, held.cursor_weight, held.needs_lineage, held.answering)
+        held.cursor = n
+        held.cursor_weight += weight
+        held.needs_lineage = False
+        held.answering = 0
+        return Send(held.route, frames, held, former)
+
+    def unsent(self, send: Send) -> None:
+        """The route's pipe was full: its cursor goes back, and waits for `retry_stuck`."""
+        held, former = send.subscription, send.former
+        if held is None or former is None or held.cursor < former.cursor:
+            return
+        held.cursor, held.cursor_weight, held.needs_lineage, held.answering = former
+        self._stuck.add(held)
+
+    # ---- in line ----
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `serve` would do something now."""
+        return bool(self._waiting)
+
+    @property
+    def has_stuck(self) -> bool:
+        """Whether some pipe was full when there was something for it."""
+        return bool(self._stuck)
+
+    def retry_stuck(self) -> None:
+        """Put the cursors whose pipe was full in line again."""
+        stuck, self._stuck = self._stuck, set()
+        for subscription in stuck:
+            self._queue(subscription)
+
+    def _queue(self, subscription: Subscription) -> None:
+        if not subscription.queued:
+            subscription.queued = True
+            self._line_up(self._readers[subscription.route], subscription)
+
+    def _line_up(self, reader: _Reader, due: _Due) -> None:
+        if not reader.due:
+            self._waiting.append(reader)
+        reader.due.append(due)
+
+    def serve(self) -> Iterator[Send]:
+        """What waits in line: one thing per connection and round, until the turn has enough."""
+        budget = _SERVED_PER_TURN_BYTES
+        while self._waiting and budget > 0:
+            reader = self._waiting.popleft()
+            if not reader.due:
+                continue
+            send = self._serve(reader, reader.due.popleft())
+            if reader.due:
+                self._waiting.append(reader)
+            if send:
+                budget -= sum(map(len, send.frames))
+                yield send
+
+    def _serve(self, reader: _Reader, due: _Due) -> Send | None:
+        if isinstance(due, Subscription):
+            due.queued = False
+            current = reader.subscriptions.get(due.room) is due
+            return self._serve_subscription(due) if current else None
+        if isinstance(due, Page):
+            reader.pages -= 1
+            return Send(reader.route, self._page_frames(due))
+        return Send(reader.route, self._answer_frames(due))
+
+    def _answer_frames(self, answer: _Answer) -> Frames:
+        tip = self._log.tip(answer.room)
+        word = Entries(
+            req=answer.req,
+            room=answer.room,
+            log=tip.log if tip else NO_LOG,
+            first=1,
+            before=tip.log if tip else NO_LOG,
+            head=self._heads.at(answer.room, min(answer.head_at, tip.n)) if tip else b"",
+            tip=tip.n if tip else 0,
+            lineage=tip.births if tip and answer.with_lineage else (),
+        )
+        return encode(word, b"")
+
+    def _serve_subscription(self, held: Subscription) -> Send | None:
+        tip = self._log.tip(held.room)
+        if tip is None:
+            answer = _Answer(held.answering, held.room, 0, with_lineage=False)
+            held.answering = 0
+            return Send(held.route, self._answer_frames(answer))
+        entries = self._within_window(held, tip)
+        if not entries and not held.answering:
+            return None
+        births = tip.births if held.needs_lineage else ()
+        before = self._log.hash_at(held.room, held.cursor)
+        frames = self._frames(held.answering, held.room, held.cursor, before, entries, births)
+        last = entries[-1].n if entries else held.cursor
+        send = self._move(held, frames, last, self._log.weight(held.room, held.cursor, last))
+        if held.cursor < tip.n and held.room_left > 0:
+            self._queue(held)
+        return send
+
+    def _within_window(self, held: Subscription, tip: Tip) -> list[Entry]:
+        """The next entries that may go under way."""
+        left = held.room_left
+        if held.cursor >= tip.n or (left <= 0 and not held.is_idle):
+            return []
+        most = min(MAX_BATCH_BYTES, max(left, 0))
+        entries = self._log.read(held.room, held.cursor + 1, tip.n, most)
+        if not held.is_idle and entries[0].wire_bytes > left:
+            return []
+        return entries
+
+    def _page_frames(self, word: Page) -> Frames:
+        tip = self._heads.tip(word.room)
+        entries = self._log.read(word.room, word.first, min(word.last, tip.n))
+        if word.ids_only:
+            entries = [entry._replace(envelope=None) for entry in entries]
+        before = self._log.hash_at(word.room, word.first - 1)
+        return self._frames(word.req, word.room, word.first - 1, before, entries, ())

@@ -132,7 +132,7 @@ class Running:
             raise AssertionError(f"still runs: {self.arguments}\n{self.out}\n{self.err}") from None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self.process.kill()
         self.process.wait()
 

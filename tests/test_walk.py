@@ -44,7 +44,7 @@ def test_a_thousand_lines(here: World) -> None:
 
 
 def test_broker_killed_in_the_middle(here: World) -> None:
-    """kill -9 while alice types; after the restart every line arrives once, in order."""
+    """Kill -9 while alice types; after the restart every line arrives once, in order."""
     alice, bob = here.join("alice"), here.join("bob")
     bob.expect_note("alice.* is here")
     for i in range(20):

@@ -3,144 +3,136 @@
 
     python3 dev.py start [ARG ...]   set up what running needs, then become `zchat start`
     python3 dev.py test  [ARG ...]   set up what testing needs, then run the whole suite
-    python3 dev.py check             ruff, mypy --strict, the import rules
+    python3 dev.py check             style, types, import rules
     python3 dev.py lock              renew requirements.lock and requirements-dev.lock
 
-Rules of this file: Python's standard library only, and nothing newer than Python 3.8 in what runs
-before the version check, so that an old Python gets a sentence and not a traceback. A set-up that
-was broken off or is stale is made anew: the stamp is written last. Without a change in the locks
-nothing goes to the network. What pip says goes to stderr, for stdout belongs to the command.
+Rules of this file: Python's standard library only. An old Python gets a sentence and no traceback,
+so its version is looked at before anything that it could not run. A set-up that was broken off or
+is stale is made anew: the stamp is written last. While the locks stay the same nothing goes to the
+network. What pip says goes to stderr, for stdout belongs to the command.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  this line is for those who have an older one
+    sys.exit(
+        "dev.py: Python 3.11 or newer is needed; this is {}.{}. Install one and run it with that, "
+        "for example: python3.11 dev.py start".format(*sys.version_info[:2])
+    )
+
 import contextlib
+import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
-import sys
+import tomllib
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-VENV = os.path.join(HERE, ".venv")
-PYTHON = os.path.join(VENV, "bin", "python")
-LOCKS = {"run": "requirements.lock", "dev": "requirements-dev.lock"}
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOCKS = {"run": HERE / "requirements.lock", "dev": HERE / "requirements-dev.lock"}
+# What each lock is made of besides the program's own dependencies (pyproject.toml).
+GROUPS = {"run": "build", "dev": "dev"}
 
 
-def fail(sentence):
-    """One sentence on stderr, exit 1."""
-    print("dev.py: " + sentence, file=sys.stderr)
-    raise SystemExit(1)
-
-
-def check_python():
-    """Refuse what cannot work, with the remedy."""
-    if sys.version_info < (3, 11):
-        fail(
-            "Python 3.11 or newer is needed; this is {}.{}. Install python3.11 and run it with "
-            "that: python3.11 dev.py ...".format(*sys.version_info[:2])
-        )
-    try:
-        import ensurepip  # noqa: F401  only to learn whether it is there
-    except ImportError:
-        fail(
-            "this Python has no ensurepip, so no virtual environment can be made. On Debian and "
-            "Ubuntu: apt install python3-venv"
-        )
+def fail(sentence: str) -> NoReturn:
+    """Say it on stderr, and end with 1."""
+    sys.exit(f"dev.py: {sentence}")
 
 
 @contextlib.contextmanager
-def locked():
+def alone() -> Iterator[None]:
     """Only one set-up at a time in this checkout."""
-    import fcntl
-
-    with open(os.path.join(HERE, ".venv.lock"), "w") as lock:
+    with (HERE / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def stamp_of(kind):
-    """What `.venv` must have been made from: the lock, this Python, the project's metadata."""
-    digest = hashlib.sha256(repr((sys.version, sys.executable, HERE)).encode())
-    for name in (LOCKS[kind], "pyproject.toml"):
-        with open(os.path.join(HERE, name), "rb") as file:
-            digest.update(file.read())
-    return digest.hexdigest()
+def stamp(kind: str) -> Path:
+    """Where the stamp of a finished set-up of this kind stands."""
+    return VENV / f"stamp-{kind}"
 
 
-def stamp_path(kind):
-    """Where the stamp of a finished set-up stands."""
-    return os.path.join(VENV, "stamp-" + kind)
+def wanted_stamp(kind: str) -> str:
+    """What `.venv` must be made from: the lock, how we install, this Python, this place."""
+    project = tomllib.loads((HERE / "pyproject.toml").read_text("utf-8"))
+    installs = project["build-system"], project["project"]
+    made_from = repr((sys.version, sys.executable, str(HERE), installs)).encode()
+    return hashlib.sha256(made_from + LOCKS[kind].read_bytes()).hexdigest()
 
 
-def is_fresh(kind):
+def is_fresh(kind: str) -> bool:
     """Whether a finished set-up of this kind stands there."""
-    try:
-        with open(stamp_path(kind)) as file:
-            return file.read() == stamp_of(kind)
-    except OSError:
-        return False
+    return stamp(kind).is_file() and stamp(kind).read_text() == wanted_stamp(kind)
 
 
-def pip(*arguments):
-    """Run the environment's pip; it talks on stderr."""
-    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
+def pip(*arguments: str) -> None:
+    """Install with the environment's pip."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
     done = subprocess.run(
         [*command, *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), cwd=HERE
     )
     if done.returncode:
         fail(
             "setting up .venv failed (see above). Is there a network, and room on the disk? "
-            "Run the same command again; nothing half-made is kept."
+            "Run the same command again; nothing half-made is used."
         )
 
 
-def set_up(kind):
+def set_up(kind: str) -> None:
     """Make `.venv` fit the lock of this kind ("run" or "dev")."""
     if is_fresh(kind):
         return
-    check_python()
-    with locked():
+    if importlib.util.find_spec("ensurepip") is None:
+        fail(
+            "this Python has no ensurepip, so no virtual environment can be made. On Debian and "
+            "Ubuntu: apt install python3-venv"
+        )
+    with alone():
         if is_fresh(kind):
             return
-        print("dev.py: setting up .venv (once; about half a minute) ...", file=sys.stderr)
-        made_for = [name for name in LOCKS if is_fresh(name)]
-        if not made_for:
-            import venv
-
+        print("dev.py: setting up .venv (once, about half a minute) ...", file=sys.stderr)
+        if not any(is_fresh(other) for other in LOCKS):
             shutil.rmtree(VENV, ignore_errors=True)
             venv.EnvBuilder(with_pip=True, symlinks=True).create(VENV)
-        pip("--require-hashes", "-r", LOCKS[kind])
+        pip("--require-hashes", "-r", str(LOCKS[kind]))
         pip("--no-deps", "--no-build-isolation", "-e", ".")
-        for name in {kind, "run"}:
-            with open(stamp_path(name), "w") as file:
-                file.write(stamp_of(name))
+        for made in {kind, "run"}:
+            stamp(made).write_text(wanted_stamp(made))
 
 
-def run(*command):
-    """Run a tool of the environment; its failure is ours."""
+def run(*command: str) -> None:
+    """Run a module of the environment; its failure is ours."""
     done = subprocess.run([PYTHON, "-m", *command], cwd=HERE)
     if done.returncode:
-        raise SystemExit(done.returncode)
+        sys.exit(done.returncode)
 
 
-def start(arguments):
+def start(arguments: list[str]) -> None:
     """Become `zchat start`."""
     set_up("run")
-    os.execv(PYTHON, [PYTHON, "-m", "zchat", "start", *arguments])
+    os.execv(PYTHON, [str(PYTHON), "-m", "zchat", "start", *arguments])
 
 
-def test(arguments):
+def test(arguments: list[str]) -> None:
     """Run the suite; without arguments all of it, with branch coverage."""
     set_up("dev")
     if arguments:
         run("pytest", *arguments)
         return
     run("coverage", "erase")
-    run("coverage", "run", "-m", "pytest", "-p", "no:randomly", "-n", "2", "--dist", "loadgroup")
+    run("coverage", "run", "-m", "pytest", "-n", "2", "--dist", "worksteal")
     run("coverage", "combine", "-q")
-    run("coverage", "report", "--skip-covered", "--skip-empty")
+    run("coverage", "report", "--skip-empty")
 
 
-def check(arguments):
+def check(arguments: list[str]) -> None:
     """Style, types, import rules."""
     set_up("dev")
     run("ruff", "format", "--check", ".")
@@ -149,29 +141,30 @@ def check(arguments):
     run("pytest", "-q", "tests/test_house.py")
 
 
-def lock(arguments):
+def lock(arguments: list[str]) -> None:
     """Renew the locks: hashes for every platform, no registry's name in them."""
     set_up("dev")
-    uv = os.path.join(VENV, "bin", "uv")
-    for kind, group in (("run", "build"), ("dev", "dev")):
-        out = os.path.join(HERE, LOCKS[kind])
-        command = [uv, "pip", "compile", "--universal", "--python-version", "3.11", "-q"]
+    for kind, path in LOCKS.items():
+        command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11", "-q"]
         command += ["--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url"]
-        command += ["--group", group, *arguments, "-o", out, "pyproject.toml"]
-        if subprocess.run(command, cwd=HERE).returncode:
-            fail("the locks could not be renewed (see above)")
+        run(*command, "--group", GROUPS[kind], *arguments, "-o", str(path), "pyproject.toml")
 
 
-COMMANDS = {"start": start, "test": test, "check": check, "lock": lock}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "start": start,
+    "test": test,
+    "check": check,
+    "lock": lock,
+}
 
 
-def main():
+def main() -> None:
     """Dispatch; without a known command, say what there is."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print(__doc__.strip(), file=sys.stderr)
-        raise SystemExit(2)
-    check_python()
-    COMMANDS[sys.argv[1]](sys.argv[2:])
+    command = COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if command is None:
+        print((__doc__ or "").strip(), file=sys.stderr)
+        sys.exit(2)
+    command(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -115,12 +115,6 @@ class NoServerKnown(BadInput):
     hint = "Give an invite (zchat join zchat://...), or start a server here: `zchat broker`."
 
 
-class NameChoice(BadInput):
-    """Several members here are in {room!r}: {names}."""
-
-    hint = "Say which one: --name NAME."
-
-
 class NoMatch(BadInput):
     """{reason}."""
 

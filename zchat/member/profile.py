@@ -1,27 +1,44 @@
 """Who of this profile speaks in which room: members, their vaults, the keys of a room.
 
-Rules of this file: no prompt and no network. A passphrase comes in as text and leaves as a room's
-keys; whether they are the known room's is told from the vault alone.
+Rules of this file: no prompt and no network. A passphrase comes in by a function that is called
+only if it is needed; whether its keys are the known room's is told from the vault alone.
 """
 
 import getpass
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from zchat.errors import UnknownRoom, WrongPassphrase
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite
-from zchat.member.vault import KnownRoom, Vault, member_folder, member_names
+from zchat.member.strength import bits
+from zchat.member.vault import KnownRoom, RoomRecord, Vault, member_folder, member_names
 from zchat.protocol.body import canonical_name
 from zchat.protocol.keys import RoomKeys, derive_root
+from zchat.protocol.limits import MAX_NAME_CHARS
 from zchat.protocol.words import canonical_passphrase, canonical_room_name
 
 
 class Place(NamedTuple):
-    """A room to go to: as a member knows it already, or by an invite."""
+    """A room to go to by its invite, and what a member knows of it already."""
 
     invite: Invite
     known: KnownRoom | None
+
+
+class Opened(NamedTuple):
+    """A member, a room and its keys: all that a face needs before it connects.
+
+    `strength_bits` is that of the passphrase, infinite where the key was remembered.
+    """
+
+    vault: Vault
+    keys: RoomKeys
+    record: RoomRecord
+    strength_bits: float
 
 
 class Profile:
@@ -39,7 +56,10 @@ class Profile:
         return Vault(member_folder(self.home, name))
 
     def choose_member(self, named: str | None, default: str, room: str) -> str:
-        """The member meant: the one named, else the last used in that room, else the default."""
+        """The member meant: the one named, else the last used in that room, else the default.
+
+        `room` is a canonical name. Raises BadName.
+        """
         if named is not None:
             return canonical_name(named)
         used = [
@@ -57,11 +77,41 @@ class Profile:
         finally:
             vault.close()
 
-    def derive(self, passphrase: str, invite: Invite) -> RoomKeys:
-        """The keys of a room from its passphrase: half a second, 256 MiB, one at a time.
+    def open(
+        self,
+        vault: Vault,
+        member: str,
+        place: Place,
+        passphrase: Callable[[], str],
+        *,
+        new: bool,
+        remember: bool,
+        use_remembered: bool,
+    ) -> Opened:
+        """The keys of a room: remembered, or derived from its passphrase.
 
-        Raises BadPassphrase.
+        A room known here is saved with what changed about it; one that is not waits for the face to
+        settle in. Raises BadPassphrase, and WrongPassphrase (without any network) where the vault
+        knows this room by another passphrase and `new` does not say that this is meant.
         """
+        invite, known = place
+        if known is not None and known.record.root and use_remembered:
+            keys, strength = RoomKeys(known.record.root), float("inf")
+        else:
+            given = passphrase()
+            keys, strength = self._derive(given, invite), bits(given)
+            if known is not None and not new and vault.room(keys.tag) is None:
+                raise WrongPassphrase(room=invite.room)
+        former = vault.room(keys.tag)
+        record = former or RoomRecord(invite.room, member, invite.server, invite.origin)
+        root = keys.root if remember or record.root else b""
+        record = msgspec.structs.replace(record, server=invite.server, root=root)
+        if former is not None and record != former:
+            vault.save_room(keys.tag, record)
+        return Opened(vault, keys, record, strength)
+
+    def _derive(self, passphrase: str, invite: Invite) -> RoomKeys:
+        """Half a second and 256 MiB, one at a time on this profile."""
         canonical = canonical_passphrase(passphrase)
         private_folder(self.home)
         with take_lock(self.home / "argon2id", wait=True):
@@ -86,21 +136,15 @@ def known_here(vault: Vault, room: str) -> KnownRoom:
 
 
 def same_place(vault: Vault, invite: Invite) -> KnownRoom | None:
-    """The room of this name and origin that the vault knows, used last."""
+    """The room of this name and origin that the vault knows, the last used first."""
     for known in vault.rooms():
         if (known.record.room, known.record.origin) == (invite.room, invite.origin):
             return known
     return None
 
 
-def check_is_known(vault: Vault, keys: RoomKeys, invite: Invite) -> None:
-    """Raises WrongPassphrase where the vault knows this room under another tag."""
-    if vault.room(keys.tag) is None and same_place(vault, invite) is not None:
-        raise WrongPassphrase(room=invite.room)
-
-
 def _user_name() -> str:
     try:
-        return getpass.getuser()[:32]
+        return getpass.getuser()[:MAX_NAME_CHARS]
     except (OSError, KeyError, ImportError):
         return "me"

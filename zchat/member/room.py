@@ -39,7 +39,16 @@ from zchat.member.rows import (
 from zchat.member.session import Arrived, Outgoing, Receipt
 from zchat.member.transcript import Readable, Transcript
 from zchat.member.vault import Pending, RoomRecord, Vault
-from zchat.protocol.body import Beat, Text, Void, decode_cast, decode_logged, encode, seen_head
+from zchat.protocol.body import (
+    Beat,
+    Text,
+    Void,
+    canonical_name,
+    decode_cast,
+    decode_logged,
+    encode,
+    seen_head,
+)
 from zchat.protocol.envelope import EnvelopeClass, envelope_id
 from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.ledger import NO_HEAD, Head
@@ -366,9 +375,11 @@ class Room:
         """Ids of our envelopes that no signed head covers yet."""
         return frozenset(self._unconfirmed)
 
-    def rename(self, name: str) -> None:
-        """Messages from now on carry this (canonical) name."""
+    def rename(self, typed: str) -> str:
+        """Messages from now on carry this name, which is returned as it will be. Raises BadName."""
+        name = canonical_name(typed)
         self._save(name=name)
+        return name
 
     # ---- beats ----
 

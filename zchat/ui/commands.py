@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 from zchat.errors import NoMatch
 from zchat.member.rows import MemberView
-from zchat.protocol.body import canonical_name
 from zchat.ui.show import member_line
 from zchat.ui.visit import Visit
 
@@ -66,8 +65,7 @@ def _place(argument: str, end: int) -> int:
 
 
 async def _name(chat: Face, argument: str) -> None:
-    name = canonical_name(argument)
-    chat.visit.room.rename(name)
+    name = chat.visit.room.rename(argument)
     chat.note(f"you are called {name} from your next message on")
 
 

@@ -12,11 +12,10 @@ from zchat.clock import Clock
 from zchat.config import MemberConfig
 from zchat.errors import EmptyRoom, NoAnswer, Unreachable, WeakPassphrase
 from zchat.member.client import Client
+from zchat.member.profile import Opened
 from zchat.member.room import Room
 from zchat.member.rows import Blame, Connection, Event, Kind, Message, Notice, Progress, Row
 from zchat.member.strength import ENOUGH_BITS, price
-from zchat.member.vault import RoomRecord, Vault
-from zchat.protocol.keys import RoomKeys
 
 CONNECT_PATIENCE_S = 5.0
 
@@ -55,9 +54,8 @@ def is_fault(what: object) -> bool:
 class Visit:
     """One room at one server, for as long as a command runs. Use as `async with`."""
 
-    def __init__(
-        self, vault: Vault, keys: RoomKeys, record: RoomRecord, config: MemberConfig
-    ) -> None:
+    def __init__(self, opened: Opened, config: MemberConfig) -> None:
+        vault, keys, record, self._strength_bits = opened
         self._vault = vault
         self.config = config
         self.clock = Clock()
@@ -146,7 +144,7 @@ class Visit:
             elif not self.offline_since_ms:
                 self.offline_since_ms = time.time_ns() // 1_000_000
 
-    def settle_in(self, strength_bits: float, *, may_be_empty: bool, may_be_weak: bool) -> None:
+    def settle_in(self, *, may_be_empty: bool, may_be_weak: bool) -> None:
         """Remember the room from now on. Before the first post to a room that is new here.
 
         Raises EmptyRoom where nobody has spoken and that is not what the user meant (a wrong
@@ -159,7 +157,7 @@ class Visit:
         if is_empty and not may_be_empty:
             self._vault.forget_room(self.room.tag)
             raise EmptyRoom(room=self.room.record.room)
-        if is_empty and strength_bits < ENOUGH_BITS and not may_be_weak:
+        if is_empty and self._strength_bits < ENOUGH_BITS and not may_be_weak:
             self._vault.forget_room(self.room.tag)
-            raise WeakPassphrase(dollars=price(strength_bits))
+            raise WeakPassphrase(dollars=price(self._strength_bits))
         self._vault.save_room(self.room.tag, self.room.record)

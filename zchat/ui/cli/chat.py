@@ -1,12 +1,13 @@
 """`zchat join` and `zchat start`: to be in a room."""
 
+import functools
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 
@@ -15,30 +16,21 @@ from zchat.config import DEFAULT_PORT, home
 from zchat.errors import CannotListen, Exit, StoreBusy
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite, parse_invite
-from zchat.member.profile import Place, Profile, same_place
+from zchat.member.profile import Opened, Place, Profile, same_place
 from zchat.protocol.words import canonical_room_name, generate_passphrase
-from zchat.ui.cli.common import (
-    Asked,
-    Opened,
-    config_for,
-    data,
+from zchat.ui.cli.access import (
+    DEFAULT_ROOM,
+    Access,
+    access_options,
     find_place,
-    has_passphrase_source,
-    is_interactive,
     is_invite,
     open_place,
-    read_passphrase,
-    room_options,
-    run,
-    say,
-    show_progress,
+    passphrase_source,
 )
+from zchat.ui.cli.common import config_for, data, is_interactive, note, run, say, show_progress
 from zchat.ui.cli.serve import default_address
 from zchat.ui.plain import PlainChat
 from zchat.ui.visit import History, Visit
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-DEFAULT_ROOM = "lobby"
 
 
 class _Terms(NamedTuple):
@@ -49,8 +41,15 @@ class _Terms(NamedTuple):
     weak_passphrase: bool
 
 
-def chat_options(command: _F) -> _F:
-    """Options of a stay in a room."""
+def chat_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a stay in a room; the command gets them as `terms` and `access`."""
+
+    @functools.wraps(command)
+    def gathered(**options: Any) -> Any:
+        options.pop("line")
+        terms = _Terms(*(options.pop(field) for field in _Terms._fields))
+        return command(terms=terms, **options)
+
     for option in (
         click.option(
             "--timeout", type=float, metavar="S", help="How long to wait at the end (30)."
@@ -61,8 +60,8 @@ def chat_options(command: _F) -> _F:
         ),
         click.option("--line", is_flag=True, help="Line mode (there is no other yet)."),
     ):
-        command = option(command)
-    return room_options(command)
+        gathered = option(gathered)
+    return access_options(gathered)
 
 
 @click.command()
@@ -71,19 +70,7 @@ def chat_options(command: _F) -> _F:
 @click.option("--room", metavar="ROOM", help="Which room. Default: the invite's, else lobby.")
 @chat_options
 def join(
-    invite: str | None,
-    server: str | None,
-    room: str | None,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
-    timeout: float | None,
-    history: int | None,
-    *,
-    new: bool,
-    remember: bool,
-    weak_passphrase: bool,
-    line: bool,
+    invite: str | None, server: str | None, room: str | None, access: Access, terms: _Terms
 ) -> int:
     """Join a room and chat.
 
@@ -93,20 +80,10 @@ def join(
         invite, room = None, room or invite
     profile = Profile(home())
     wanted = canonical_room_name(room) if room else _room_of(invite)
-    member = profile.choose_member(name, config_for().name, wanted)
+    member = profile.choose_member(access.name, config_for().name, wanted)
     vault = profile.vault(member)
     place = find_place(vault, room, invite, server)
-    asked = Asked(passphrase_file, passphrase_fd)
-    opened = open_place(
-        vault,
-        member,
-        place,
-        lambda: read_passphrase(asked, place.invite.room),
-        new=new,
-        remember=remember,
-    )
-    terms = _Terms(history, timeout, weak_passphrase)
-    return run(_stay(opened, terms))
+    return run(_stay(open_place(profile, vault, member, place, access), terms))
 
 
 def _room_of(invite: str | None) -> str:
@@ -114,37 +91,36 @@ def _room_of(invite: str | None) -> str:
 
 
 async def _stay(
-    opened: Opened, terms: _Terms, farewell: Callable[[Visit], None] | None = None
+    opened: Opened,
+    terms: _Terms,
+    *,
+    made_here: bool = False,
+    farewell: Callable[[Visit], None] = lambda _: None,
 ) -> int:
     """Arrive, settle in, chat in the face that fits the terminal."""
     config = config_for(history=terms.history, timeout_s=terms.timeout)
-    async with Visit(opened.vault, opened.keys, opened.record, config) as visit:
+    async with Visit(opened, config) as visit:
         history = History(config.history)
         await visit.arrive(history, progress=show_progress)
-        if visit.is_new_here and visit.room.checked.n == 0:
+        if visit.is_new_here and visit.room.checked.n == 0 and not made_here:
             say(
                 f"Nobody has spoken in {opened.record.room!r} here: "
                 "a new room, or another passphrase than the others'."
             )
-        visit.settle_in(opened.strength_bits, may_be_empty=True, may_be_weak=terms.weak_passphrase)
+        visit.settle_in(may_be_empty=True, may_be_weak=terms.weak_passphrase)
         visit.client.beat(visit.room.tag)
         if is_interactive():
             from zchat.ui.line import LineChat
 
             code: int = await LineChat(visit).run(history)
         else:
-            plain = PlainChat(visit, data, _note)
+            plain = PlainChat(visit, data, note)
             for row in history:
                 plain.show(row)
             code = await plain.run(0, config.timeout_s)
-        if farewell is not None:
-            farewell(visit)
+        farewell(visit)
     opened.vault.close()
     return code
-
-
-def _note(line: str) -> None:
-    click.echo(line, err=True)
 
 
 # ---- start ----
@@ -156,19 +132,7 @@ def _note(line: str) -> None:
 @click.option("--advertise", metavar="HOST:PORT", help="The address that stands in the invite.")
 @chat_options
 def start(
-    room: str,
-    listen: str | None,
-    advertise: str | None,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
-    timeout: float | None,
-    history: int | None,
-    *,
-    new: bool,
-    remember: bool,
-    weak_passphrase: bool,
-    line: bool,
+    room: str, listen: str | None, advertise: str | None, access: Access, terms: _Terms
 ) -> int:
     """Start a server, a room with a fresh passphrase, and chat.
 
@@ -176,27 +140,31 @@ def start(
     """
     profile = Profile(home())
     wanted = canonical_room_name(room)
-    member = profile.choose_member(name, config_for().name, wanted)
+    member = profile.choose_member(access.name, config_for().name, wanted)
     vault = profile.vault(member)
-    asked = Asked(passphrase_file, passphrase_fd)
     with _server(listen, advertise) as stem:
         invite = Invite(stem.server, wanted, stem.origin)
         known = same_place(vault, invite)
-        makes_one = (known is None or new) and not has_passphrase_source(asked)
-        fresh = generate_passphrase(secrets.randbelow)
-        opened = open_place(
-            vault,
-            member,
-            Place(invite, known),
-            (lambda: fresh) if makes_one else (lambda: read_passphrase(asked, wanted)),
-            new=new,
-            remember=remember,
-        )
-        say(f"  On the other computer:  zchat join {invite}")
+        place = Place(invite, known)
+        makes_one = (known is None or access.new) and passphrase_source(access, wanted) is None
         if makes_one:
+            fresh = generate_passphrase(secrets.randbelow)
+            opened = profile.open(
+                vault,
+                member,
+                place,
+                lambda: fresh,
+                new=True,
+                remember=access.remember,
+                use_remembered=False,
+            )
+        else:
+            fresh = ""
+            opened = open_place(profile, vault, member, place, access)
+        say(f"  On the other computer:  zchat join {invite}")
+        if fresh:
             say(f"  Passphrase (say it, do not send it with the line):  {fresh}")
-        terms = _Terms(history, timeout, weak_passphrase)
-        return run(_stay(opened, terms, _who_stays))
+        return run(_stay(opened, terms, made_here=makes_one, farewell=_who_stays))
 
 
 def _who_stays(visit: Visit) -> None:

@@ -1,24 +1,20 @@
 """Commands that answer a question: rooms, members, whoami, invite, verify; and forget."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
 from zchat.config import home
 from zchat.errors import EmptyRoom, NoMatch, ServerFault, Usage
-from zchat.member.profile import Profile, known_here
+from zchat.member.profile import Opened, Profile, known_here
 from zchat.member.room import Room
 from zchat.member.rows import MemberView
+from zchat.ui.cli.access import Access, access_options, name_option, open_room
 from zchat.ui.cli.common import (
-    Asked,
-    Opened,
     config_for,
     data,
     has_terminal,
-    name_option,
-    open_room,
-    room_options,
+    json_option,
     run,
     say,
     show_progress,
@@ -27,11 +23,9 @@ from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_line
 from zchat.ui.visit import History, Visit
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-
 
 @click.command()
-@_json_option
+@json_option
 def rooms(*, as_json: bool) -> None:
     """List the rooms known here, for all members of this profile."""
     profile = Profile(home())
@@ -64,7 +58,7 @@ def rooms(*, as_json: bool) -> None:
 
 @click.command()
 @click.option("--name", metavar="NAME", help="Which member of this profile (all of them).")
-@_json_option
+@json_option
 def whoami(name: str | None, *, as_json: bool) -> None:
     """Show who you are in each room, and where your keys lie."""
     profile = Profile(home())
@@ -125,28 +119,18 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
 
 @click.command()
 @click.argument("room")
-@_json_option
-@room_options
-def members(
-    room: str,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
-    *,
-    as_json: bool,
-    new: bool,
-    remember: bool,
-) -> int:
+@json_option
+@access_options
+def members(room: str, access: Access, *, as_json: bool) -> int:
     """List who has spoken in a room."""
-    asked = Asked(passphrase_file, passphrase_fd)
-    opened = open_room(room, name, asked, new=new, remember=remember)
+    opened = open_room(room, access)
 
     def show(visited: Room) -> None:
         for member in visited.members(0.0):
             fields = member_fields(opened.record.room, member)
             data(safe_json(fields) if as_json else member_line(member))
 
-    return run(_ask(opened, show, new=new))
+    return run(_ask(opened, show, new=access.new))
 
 
 @click.command()
@@ -154,18 +138,9 @@ def members(
 @click.option("--at", type=int, metavar="N", help="Compare the log up to entry N.")
 @click.option("--matches", type=int, metavar="N", help="The words at N were the same ...")
 @click.option("--with", "with_names", metavar="NAMES", help="... with these: alice,bob.")
-@room_options
+@access_options
 def verify(
-    room: str,
-    at: int | None,
-    matches: int | None,
-    with_names: str | None,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
-    *,
-    new: bool,
-    remember: bool,
+    room: str, at: int | None, matches: int | None, with_names: str | None, access: Access
 ) -> int:
     """Print eight words to compare by voice.
 
@@ -174,8 +149,7 @@ def verify(
     """
     if (matches is None) != (with_names is None):
         raise Usage(reason="--matches N and --with NAMES go together")
-    asked = Asked(passphrase_file, passphrase_fd)
-    opened = open_room(room, name, asked, new=new, remember=remember)
+    opened = open_room(room, access)
 
     def show(visited: Room) -> None:
         if matches is not None and with_names is not None:
@@ -189,7 +163,7 @@ def verify(
         data(" ".join(visited.verification_code(n)))
         say(f"at #{n}; others compare with: zchat verify {opened.record.room} --at {n}")
 
-    return run(_ask(opened, show, new=new))
+    return run(_ask(opened, show, new=access.new))
 
 
 def _place(room: Room, asked: int | None) -> int:
@@ -216,9 +190,9 @@ def _named(known: list[MemberView], names: str) -> list[MemberView]:
 
 async def _ask(opened: Opened, show: Callable[[Room], None], *, new: bool) -> int:
     """Catch up where there is a connection, then answer from what is checked."""
-    async with Visit(opened.vault, opened.keys, opened.record, config_for()) as visit:
+    async with Visit(opened, config_for()) as visit:
         await visit.arrive(History(0), show_progress)
-        visit.settle_in(opened.strength_bits, may_be_empty=new, may_be_weak=True)
+        visit.settle_in(may_be_empty=new, may_be_weak=True)
         if not visit.caught_up and not visit.room.fault:
             say(f"The server at {visit.address} does not answer; this is what is known here.")
         show(visit.room)

@@ -2,24 +2,16 @@
 
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import click
 
 from zchat.config import MemberConfig
 from zchat.errors import Exit, NothingToSay, ServerFault, TextTooLong
+from zchat.member.profile import Opened
 from zchat.member.rows import Confirmed, Notice, Progress, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
-from zchat.ui.cli.common import (
-    Asked,
-    Opened,
-    config_for,
-    has_terminal,
-    open_room,
-    room_options,
-    run,
-    say,
-)
+from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.common import config_for, has_terminal, run, say
 from zchat.ui.input import LineInput, TooLong
 from zchat.ui.plain import not_confirmed
 from zchat.ui.visit import History, Visit
@@ -34,20 +26,16 @@ _MOST_UNCONFIRMED = 4_000
 @click.option("--anyway", is_flag=True, help="Send even though the server contradicted itself.")
 @click.option("--timeout", type=float, metavar="S", help="Give up after S seconds without (30).")
 @click.option("--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break.")
-@room_options
+@access_options
 def send(
     room: str,
     text: str | None,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
     timeout: float | None,
+    access: Access,
     *,
     whole: bool,
     anyway: bool,
     weak_passphrase: bool,
-    new: bool,
-    remember: bool,
 ) -> int:
     """Send TEXT, or stdin line by line, to a room.
 
@@ -58,15 +46,14 @@ def send(
         make 2>&1 | zchat send ops
     """
     if text is None and has_terminal():
-        raise NothingToSay()
-    asked = Asked(passphrase_file, passphrase_fd)
-    opened = open_room(room, name, asked, new=new, remember=remember)
+        raise NothingToSay
+    opened = open_room(room, access)
     from_stdin = text is None or text == "-"
     given = None if from_stdin else text
     job = _Sending(opened, given, whole=whole, anyway=anyway)
     try:
         config = config_for(timeout_s=timeout)
-        return run(job.run(config, may_be_empty=new, may_be_weak=weak_passphrase))
+        return run(job.run(config, may_be_empty=access.new, may_be_weak=weak_passphrase))
     finally:
         opened.vault.close()
 
@@ -84,11 +71,9 @@ class _Sending:
     async def run(self, config: MemberConfig, *, may_be_empty: bool, may_be_weak: bool) -> int:
         """Connect, check, send, wait. Raises ServerFault, NotStored, NoAnswer, ..."""
         opened = self._opened
-        async with Visit(opened.vault, opened.keys, opened.record, config) as visit:
+        async with Visit(opened, config) as visit:
             await self._arrive(visit)
-            visit.settle_in(
-                opened.strength_bits, may_be_empty=may_be_empty, may_be_weak=may_be_weak
-            )
+            visit.settle_in(may_be_empty=may_be_empty, may_be_weak=may_be_weak)
             async for texts in self._texts():
                 visit.client.say(visit.room.tag, texts, anyway=self._anyway)
                 await self._confirmed(visit, _MOST_UNCONFIRMED, config.timeout_s)
@@ -110,7 +95,7 @@ class _Sending:
     async def _texts(self) -> AsyncIterator[list[str]]:
         if self._text is not None:
             if not self._text.strip():
-                raise NothingToSay()
+                raise NothingToSay
             yield [self._text]
         elif self._whole:
             yield [self._whole_stdin()]
@@ -133,7 +118,7 @@ class _Sending:
         raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 2)
         text = raw.decode("utf-8", "replace").replace("\r\n", "\n").removesuffix("\n")
         if not text.strip():
-            raise NothingToSay()
+            raise NothingToSay
         return text
 
     async def _confirmed(self, visit: Visit, most: int, timeout_s: float) -> None:

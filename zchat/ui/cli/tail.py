@@ -1,23 +1,14 @@
 """`zchat tail`: read a room from a script."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
 from zchat.errors import ServerFault, Unreachable
+from zchat.member.profile import Opened
 from zchat.member.rows import Connection, Here, Message, Notice, Row
-from zchat.ui.cli.common import (
-    Asked,
-    Opened,
-    config_for,
-    data,
-    open_room,
-    room_options,
-    run,
-    say,
-    show_progress,
-)
+from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.common import config_for, data, json_option, run, say, show_progress
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
 from zchat.ui.show import message_line, other_line, row_json
@@ -32,21 +23,17 @@ from zchat.ui.visit import History, Visit, is_fault, is_text
     "--last", type=click.IntRange(min=0), metavar="N", help="The last N messages (1,000)."
 )
 @click.option("--all", "everything", is_flag=True, help="Joins, gaps and notices, too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@room_options
+@json_option
+@access_options
 def tail(
     room: str,
     since: str | None,
     last: int | None,
-    name: str | None,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
+    access: Access,
     *,
     follow: bool,
     everything: bool,
     as_json: bool,
-    new: bool,
-    remember: bool,
 ) -> int:
     """Print a room's messages.
 
@@ -59,13 +46,14 @@ def tail(
     sender, name, verified), here and left (sender, name). Fields may be added; none is changed.
     """
     oldest_ms = since_ms(since) if since else 0
-    asked = Asked(passphrase_file, passphrase_fd)
-    opened = open_room(room, name, asked, new=new, remember=remember)
+    opened = open_room(room, access)
     show = _Shower(opened.record.room, as_json=as_json)
     wanted = _wanted(oldest_ms, everything=everything)
     most = last if last is not None else None if since else config_for().history
     try:
-        return run(_tail(opened, History(most, wanted), wanted, show, follow=follow, new=new))
+        return run(
+            _tail(opened, History(most, wanted), wanted, show, follow=follow, new=access.new)
+        )
     finally:
         opened.vault.close()
 
@@ -103,9 +91,9 @@ async def _tail(
     follow: bool,
     new: bool,
 ) -> int:
-    async with Visit(opened.vault, opened.keys, opened.record, config_for()) as visit:
+    async with Visit(opened, config_for()) as visit:
         await visit.arrive(history, show_progress)
-        visit.settle_in(opened.strength_bits, may_be_empty=new, may_be_weak=True)
+        visit.settle_in(may_be_empty=new, may_be_weak=True)
         for row in history:
             show(row)
         if follow:

@@ -1,0 +1,201 @@
+"""How a command gets into a room: which member, which room at which server, which passphrase.
+
+Rules of this file: a passphrase never comes by the command line or the environment, only by a
+prompt, a file or a descriptor; the environment may name the file.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from zchat.broker.folder import announced
+from zchat.config import DEFAULT_PORT, home
+from zchat.errors import BadPassphrase, NeedsTerminal, NoServerKnown, Usage
+from zchat.member.invite import SCHEME, Invite, format_address, parse_address, parse_invite
+from zchat.member.profile import Opened, Place, Profile, find_room, known_here, same_place
+from zchat.member.vault import Vault
+from zchat.protocol.limits import MAX_PASSPHRASE_BYTES
+from zchat.protocol.words import canonical_room_name, near_misses
+from zchat.ui.cli.common import config_for, has_terminal, say
+from zchat.ui.safe import safe_line
+
+DEFAULT_ROOM = "lobby"
+
+
+class Access(NamedTuple):
+    """What the options of a command say about getting into a room."""
+
+    name: str | None
+    passphrase_file: Path | None
+    passphrase_fd: int | None
+    new: bool
+    remember: bool
+
+    @property
+    def names_passphrase(self) -> bool:
+        """Whether an option says where the passphrase is: then a remembered key is not used."""
+        return self.passphrase_file is not None or self.passphrase_fd is not None
+
+
+name_option = click.option(
+    "--name", metavar="NAME", help="Who you are here. Default: who you were there last."
+)
+
+_OPTIONS = (
+    click.option("--new", is_flag=True, help="An empty room, or another one, is what is meant."),
+    click.option(
+        "--remember", is_flag=True, help="Keep the room's key in this profile, for you only."
+    ),
+    click.option(
+        "--passphrase-fd", type=int, metavar="N", help="Read the passphrase from descriptor N."
+    ),
+    click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Read the passphrase from a file (or name one in ZCHAT_PASSPHRASE_FILE).",
+    ),
+    name_option,
+)
+
+
+def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that needs a room's keys; it gets them as one `access`."""
+
+    @functools.wraps(command)
+    def gathered(**options: Any) -> Any:
+        access = Access(*(options.pop(field) for field in Access._fields))
+        return command(access=access, **options)
+
+    for option in _OPTIONS:
+        gathered = option(gathered)
+    return gathered
+
+
+# ---- passphrases ----
+
+
+def passphrase_source(access: Access, room: str) -> Callable[[], str] | None:
+    """Where the passphrase comes from without asking; None if somebody has to be asked."""
+    named = os.environ.get("ZCHAT_PASSPHRASE_FILE")
+    path = access.passphrase_file or (Path(named) if named else None)
+    if access.passphrase_fd is not None:
+        return functools.partial(_from_descriptor, access.passphrase_fd)
+    return functools.partial(_from_file, path) if path is not None else None
+
+
+def read_passphrase(access: Access, room: str) -> str:
+    """From a descriptor, a file, the file that the environment names, or a prompt."""
+    source = passphrase_source(access, room)
+    typed = source() if source else _ask(room)
+    say("Deriving the room's key (Argon2id, 256 MiB) ...")
+    return typed
+
+
+def _ask(room: str) -> str:
+    if not has_terminal():
+        raise NeedsTerminal
+    typed: str = click.prompt(
+        f"Passphrase of {safe_line(room)}", hide_input=True, err=True, prompt_suffix=": "
+    )
+    for part, word in near_misses(typed):
+        say(f"  {part!r} is not on the word list; did you mean {word!r}?")
+    return typed
+
+
+def _from_descriptor(descriptor: int) -> str:
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return _decoded(file.read(MAX_PASSPHRASE_BYTES + 2))
+    except OSError as error:
+        raise BadPassphrase(reason=f"descriptor {descriptor}: {error.strerror}") from None
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return _decoded(file.read(MAX_PASSPHRASE_BYTES + 2))
+    except OSError as error:
+        raise BadPassphrase(reason=f"{path}: {error.strerror}") from None
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise BadPassphrase(reason="it is not UTF-8") from None
+
+
+# ---- places ----
+
+
+def is_invite(text: str) -> bool:
+    """Whether a ROOM argument is an invite."""
+    return text.startswith(f"{SCHEME}:")
+
+
+def find_place(vault: Vault, room: str | None, invite: str | None, server: str | None) -> Place:
+    """Where to go: by invite, by a room known here, or to the server of this profile.
+
+    Raises BadInvite, BadRoomName, NoServerKnown, Usage.
+    """
+    if invite is not None:
+        return _place_of(vault, _with_room(parse_invite(invite), room))
+    address = format_address(*parse_address(server, DEFAULT_PORT)) if server else None
+    wanted = canonical_room_name(room or DEFAULT_ROOM)
+    known = find_room(vault, wanted, address)
+    if known is not None:
+        return Place(known.record.invite, known)
+    line = announced(home() / "broker")
+    if line is not None:
+        local = parse_invite(line)
+        if address in (None, local.server.address):
+            return _place_of(vault, _with_room(local, wanted))
+    raise NoServerKnown
+
+
+def _with_room(invite: Invite, room: str | None) -> Invite:
+    """The invite with the room that --room names; both may name it, if it is the same."""
+    if room is None:
+        return invite if invite.room else Invite(invite.server, DEFAULT_ROOM, invite.origin)
+    wanted = canonical_room_name(room)
+    if invite.room and invite.room != wanted:
+        raise Usage(reason=f"the invite is to {invite.room!r}, and --room says {wanted!r}")
+    return Invite(invite.server, wanted, invite.origin)
+
+
+def _place_of(vault: Vault, invite: Invite) -> Place:
+    return Place(invite, same_place(vault, invite))
+
+
+def open_room(room: str, access: Access) -> Opened:
+    """For commands whose ROOM is a name known here or an invite.
+
+    Raises what find_place and Profile.open raise, and UnknownRoom.
+    """
+    profile = Profile(home())
+    invite = room if is_invite(room) else None
+    wanted = parse_invite(room).room or DEFAULT_ROOM if invite else canonical_room_name(room)
+    member = profile.choose_member(access.name, config_for().name, wanted)
+    vault = profile.vault(member)
+    if invite is None and announced(home() / "broker") is None:
+        known_here(vault, wanted)
+    place = find_place(vault, None if invite else wanted, invite, None)
+    return open_place(profile, vault, member, place, access)
+
+
+def open_place(profile: Profile, vault: Vault, member: str, place: Place, access: Access) -> Opened:
+    """The keys of a room, remembered or from its passphrase."""
+    return profile.open(
+        vault,
+        member,
+        place,
+        lambda: read_passphrase(access, place.invite.room),
+        new=access.new,
+        remember=access.remember,
+        use_remembered=not (access.new or access.names_passphrase),
+    )

@@ -106,7 +106,7 @@ class Cursors:
         if answer is not None:
             self._line_up(reader, answer)
             return
-        after = 0 if tip is None else tip.n if position.after == TIP else position.after
+        after = 0 if tip is None else self._start(position, tip)
         weight = self._log.weight(room, 0, after) if after else 0
         subscription = Subscription(
             route=reader.route,
@@ -123,6 +123,13 @@ class Cursors:
         reader.subscriptions[room] = subscription
         self._by_room.setdefault(room, {})[reader.route] = subscription
         self._queue(subscription)
+
+    @staticmethod
+    def _start(position: Position, tip: Tip) -> int:
+        """Where a new cursor stands: who knows no log can only begin at one of its ends."""
+        if position.after == TIP:
+            return tip.n
+        return 0 if position.log == NO_LOG else position.after
 
     def _contradiction(self, tip: Tip | None, position: Position, req: int) -> _Answer | None:
         """What to show to a member whose log is not ours; None where it is, or it has none."""

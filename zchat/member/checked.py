@@ -28,7 +28,7 @@ from zchat.protocol.ledger import (
     link,
     read_lineage,
 )
-from zchat.protocol.limits import MAX_BATCH_ENTRIES
+from zchat.protocol.limits import MAX_BATCH_ENTRIES, SIGNATURE_BYTES
 from zchat.protocol.wire import Entries, Item, Stored
 
 
@@ -222,20 +222,22 @@ class CheckedLog:
     def _proof_by_segment(
         self, word: Entries, items: list[Item], head: Head
     ) -> Contradiction | None:
-        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
-        if word.first != self.n + 1 or not self.n:
+        """Entries that follow on our end, by their number, but fold from another hash."""
+        if word.first != self.n + 1:
             return None
-        return Contradiction(
-            self._room, self._log_key, self.head, head, tuple(ids), start=word.before
-        )
+        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
+        return self._contradiction(head, ids, word.before)
 
     def _proof_by_ids(self, head: Head, ids: list[bytes]) -> Contradiction | None:
+        """A head beyond our end over ids that fold from it, or one at or below our end."""
         if head.n <= self.n:
             return self.proof_against(head)
-        fresh = tuple(ids[len(ids) - (head.n - self.n) :])
-        if not self.n:
-            return None
-        return Contradiction(self._room, self._log_key, self.head, head, fresh)
+        return self._contradiction(head, ids[len(ids) - (head.n - self.n) :], b"")
+
+    def _contradiction(self, later: Head, ids: list[bytes], start: bytes) -> Contradiction:
+        """Evidence between our end and a head beyond it. At 0, the log id stands for a head."""
+        own = self.head if self.n else Head(later.log, 0, later.log, 0, bytes(SIGNATURE_BYTES))
+        return Contradiction(self._room, self._log_key, own, later, tuple(ids), start)
 
     def advance(self, segment: Segment, kept: list[Entry]) -> None:
         """Keep a checked segment: durable in the replica, then ours.

@@ -7,7 +7,9 @@ address, public keys, a room name, check bytes. Whatever else stands in one make
 
 import base64
 import binascii
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+import ipaddress
+import re
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
@@ -23,6 +25,11 @@ _CHECK_BYTES = 4
 _ONE_BROKER = 1 + 2 * KEY_BYTES + _CHECK_BYTES
 _WITH_ORIGIN = _ONE_BROKER + 2 * KEY_BYTES
 _MAX_LINE = 1024
+_ADDRESS = re.compile(
+    r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,252}))"
+    r"(:(?P<port>0|[1-9][0-9]{0,4}))?"
+)
+_QUOTED = re.compile(r"([A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*")  # RFC 3986: unreserved, or escaped
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -60,8 +67,8 @@ class Invite(msgspec.Struct, frozen=True):
         if self.origin != self.server.keys:
             payload += self.origin.curve_key + self.origin.log_key
         payload += digest(Label.INVITE, _CHECK_BYTES, payload)
-        fragment = base64.urlsafe_b64encode(payload).rstrip(b"=").decode()
-        return f"{SCHEME}://{self.server.address}/{quote(self.room, safe='')}#{fragment}"
+        room = quote(self.room, safe="")
+        return f"{SCHEME}://{self.server.address}/{room}#{_encoded(payload)}"
 
 
 def format_address(host: str, port: int) -> str:
@@ -69,17 +76,26 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse_address(typed: str, default_port: int) -> tuple[str, int]:
-    """(host, port) of HOST, HOST:PORT or [IPV6]:PORT. Raises BadInvite."""
-    try:
-        parts = urlsplit(f"//{typed}")
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise BadInvite(reason=f"{typed!r} is not HOST:PORT") from None
-    plain = all(char.isalnum() or char in ".-:_%" for char in host)
-    if not (host and plain and parts.netloc == typed) or "@" in typed:
+def parse_address(typed: str, default_port: int | None = None) -> tuple[str, int]:
+    """(host, port) of HOST:PORT or [IPV6]:PORT; of HOST alone where there is a default port.
+
+    A host is an IPv4 address, an IPv6 address in brackets, or a name. Raises BadInvite.
+    """
+    found = _ADDRESS.fullmatch(typed)
+    if found is None or not (found["port"] or default_port is not None):
         raise BadInvite(reason=f"{typed!r} is not HOST:PORT")
-    return host, default_port if port is None else port
+    port = int(found["port"]) if found["port"] else default_port or 0
+    if port > 65_535 or (found["ipv6"] and not _is_ipv6(found["ipv6"])):
+        raise BadInvite(reason=f"{typed!r} is not HOST:PORT")
+    return found["ipv6"] or found["name"], port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def stem(server: Server) -> Invite:
@@ -89,23 +105,27 @@ def stem(server: Server) -> Invite:
 
 def parse_invite(line: str) -> Invite:
     """The parts of an invite line. Raises BadInvite."""
-    line = line.strip()
     if len(line) > _MAX_LINE or not line.startswith(f"{SCHEME}://"):
         raise BadInvite(reason=f"it does not begin with {SCHEME}://")
     address, _, rest = line.removeprefix(f"{SCHEME}://").partition("/")
     path, hash_sign, fragment = rest.partition("#")
     if "?" in path or "?" in fragment:
         raise BadInvite(reason="it carries settings, and zchat takes none from an invite")
-    if "/" in path or not hash_sign:
+    if not hash_sign:
         raise BadInvite(reason="it is cut off or mixed up")
-    host, port = parse_address(address, 0)
-    if not 1 <= port <= 65_535:
+    host, port = parse_address(address)
+    if not port:
         raise BadInvite(reason="it names no port")
+    room = _read_room(path)
     keys, origin = _read_fragment(fragment)
-    return Invite(Server(host, port, keys), _read_room(path), origin)
+    if origin is not None and not room:
+        raise BadInvite(reason="it names the origin of a room, and no room")
+    return Invite(Server(host, port, keys), room, origin or keys)
 
 
 def _read_room(path: str) -> str:
+    if not _QUOTED.fullmatch(path):
+        raise BadInvite(reason="its room name cannot be used")
     try:
         name = unquote_to_bytes(path).decode()
         return canonical_room_name(name) if name else ""
@@ -113,18 +133,26 @@ def _read_room(path: str) -> str:
         raise BadInvite(reason="its room name cannot be used") from None
 
 
-def _read_fragment(fragment: str) -> tuple[Origin, Origin]:
-    """(the server's keys, the origin's keys)."""
+def _read_fragment(fragment: str) -> tuple[Origin, Origin | None]:
+    """The server's keys, and the origin's where it stands there."""
     try:
-        padded = fragment + "=" * (-len(fragment) % 4)
-        payload = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
+        payload = base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))
+    except (binascii.Error, ValueError):
         raise BadInvite(reason="the part after # is mangled") from None
+    if _encoded(payload) != fragment:
+        raise BadInvite(reason="the part after # is mangled")
     if payload[:1] != _VERSION or len(payload) not in (_ONE_BROKER, _WITH_ORIGIN):
         raise BadInvite(reason="the part after # is cut off, or of a newer version")
     checked, check = payload[:-_CHECK_BYTES], payload[-_CHECK_BYTES:]
     if not same(check, digest(Label.INVITE, _CHECK_BYTES, checked)):
         raise BadInvite(reason="a letter after # is wrong")
     cut = [checked[at : at + KEY_BYTES] for at in range(1, len(checked), KEY_BYTES)]
-    server = Origin(cut[0], cut[1])
-    return server, Origin(cut[2], cut[3]) if len(cut) == 4 else server
+    server, origin = Origin(cut[0], cut[1]), Origin(*cut[2:]) if cut[2:] else None
+    if origin == server:
+        raise BadInvite(reason="it names its own server as the room's origin")
+    return server, origin
+
+
+def _encoded(payload: bytes) -> str:
+    """base64url without padding: the one encoding of these bytes."""
+    return base64.urlsafe_b64encode(payload).rstrip(b"=").decode()

@@ -353,6 +353,8 @@ class Session:
             return []
         if word.log_key != self._log_key:
             raise WrongLogKey(address=self._address)
+        if word.protocol != PROTOCOL_VERSION:
+            raise Incompatible(address=self._address, text=f"version {word.protocol}")
         self.phase = Phase.READY
         actions: list[Action] = [Greeted(word.software)]
         actions += self._join([room for room in self._rooms.values() if room.followed], now)

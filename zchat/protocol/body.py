@@ -25,6 +25,7 @@ from zchat.protocol.limits import (
     MAX_PLACE,
     MAX_TEXT_BYTES,
 )
+from zchat.protocol.wire import NOT_DECODABLE
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Incarnation: TypeAlias = Annotated[
@@ -99,7 +100,7 @@ def decode_logged(raw: bytes) -> Logged:
     """A body of class 0. Raises Unopenable with check `body`."""
     try:
         body: Logged = _logged.decode(raw)
-    except (msgspec.DecodeError, RecursionError):  # ValidationError is a DecodeError
+    except NOT_DECODABLE:
         body = _decode_unknown(raw)
     else:
         _require(_encoder.encode(body) == raw)
@@ -114,7 +115,7 @@ def decode_cast(raw: bytes) -> Beat:
     """A body of class 1. Raises Unopenable with check `body`."""
     try:
         beat = _cast.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_DECODABLE:
         raise Unopenable("body") from None
     _require(_encoder.encode(beat) == raw and name_is_sound(beat.name))
     seen_head(beat)
@@ -132,9 +133,9 @@ def seen_head(body: Logged | Beat) -> Head:
 def _decode_unknown(raw: bytes) -> Unknown:
     try:
         pairs = _anything.decode(raw)
-        body = msgspec.convert(pairs, Unknown)
+        body = msgspec.convert(pairs, Unknown, builtin_types=(bytes,))
         canonical = _encoder.encode(pairs) == raw and _is_plain(pairs, MAX_NESTING)
-    except (msgspec.DecodeError, RecursionError, ValueError, TypeError, OverflowError):
+    except (*NOT_DECODABLE, TypeError):
         raise Unopenable("body") from None
     _require(canonical and list(pairs)[:5] == _FIRST_PAIRS and body.kind not in _KNOWN_KINDS)
     return body

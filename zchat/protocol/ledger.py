@@ -128,12 +128,14 @@ def read_lineage(births: Sequence[bytes], room: bytes, log_key: bytes) -> tuple[
     """The logs a room went through, newest first, from their birth records.
 
     Every birth must be signed by `log_key`, for `room`, and name the next one as its parent; the
-    last has no parent. Raises Malformed otherwise.
+    last has no parent, unless the lineage is as long as one may be. Raises Malformed otherwise.
     """
     if not 1 <= len(births) <= MAX_LINEAGE:
         raise Malformed(reason="a lineage has 1 to 16 births")
     logs = tuple(_read_birth(birth, room, log_key) for birth in births)
     parents = [log.log for log in logs[1:]] + [NO_LOG]
+    if len(births) == MAX_LINEAGE:
+        parents[-1] = logs[-1].parent
     if [log.parent for log in logs] != parents:
         raise Malformed(reason="a lineage whose births do not follow each other")
     return logs
@@ -146,11 +148,20 @@ def _read_birth(birth: bytes, room: bytes, log_key: bytes) -> Genesis:
     genesis = Genesis(*_GENESIS.unpack(packed))
     if (genesis.room, genesis.log_key) != (room, log_key):
         raise Malformed(reason="a birth of another room or another server")
-    if genesis.parent_n > MAX_PLACE:
-        raise Malformed(reason="a birth's place is out of range")
+    if not _names_a_parent_soundly(genesis):
+        raise Malformed(reason="a birth whose parent's place makes no sense")
     if not _signature_holds(signature, digest(Label.GENESIS, 64, packed), log_key):
         raise Malformed(reason="a birth whose signature does not hold")
     return genesis
+
+
+def _names_a_parent_soundly(genesis: Genesis) -> bool:
+    """No parent has no place; a parent's place 0 has the parent's own id as its hash."""
+    if genesis.parent == NO_LOG:
+        return (genesis.parent_n, genesis.parent_hash) == (0, NO_LOG)
+    return genesis.parent_n <= MAX_PLACE and (
+        genesis.parent_n > 0 or genesis.parent_hash == genesis.parent
+    )
 
 
 def link(previous: bytes, n: int, entry_id: bytes) -> bytes:
@@ -190,11 +201,16 @@ def judge(evidence: Contradiction) -> Proof | None:
     """What the evidence proves about the holder of its log key; None if it proves nothing.
 
     The number of ids must be exactly n' - n, and h[n'] covers every place: with a looser rule an
-    accuser could choose ids that frame an honest broker.
+    accuser could choose ids that frame an honest broker. So could one who may choose widths: a
+    hash of 33 bytes would be packed like its first 32, and yet differ from them.
     """
     earlier, later = evidence.earlier, evidence.later
+    hashes = (*evidence.ids, evidence.start or later.hash, earlier.hash, later.hash)
+    if any(len(a_hash) != ID_BYTES for a_hash in hashes):
+        return None
     for head in (earlier, later):
-        if not head_holds(head, evidence.room, evidence.log_key):
+        is_start = head.n == 0 and head.hash == head.log  # h0 is the log id: nobody need sign it
+        if not is_start and not head_holds(head, evidence.room, evidence.log_key):
             return None
     if earlier.log != later.log:
         return None

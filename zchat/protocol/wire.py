@@ -1,7 +1,7 @@
 """Words and frames: what a broker and a member say to each other.
 
-Rules of this file: a word has one Struct, whose class name in capitals is its name on the wire;
-what does not decode as exactly that is Malformed, and the receiver drops and counts it. Envelopes
+Rules of this file: a word has one Struct, whose class name in capitals is its name on the wire,
+and one encoding; what is not exactly that is Malformed, and the receiver drops and counts it.
 and batches are cut here and never looked into.
 """
 
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from zchat.errors import Malformed
+from zchat.protocol.ledger import Head
 from zchat.protocol.limits import (
     BIRTH_BYTES,
     HEAD_BYTES,
@@ -54,7 +55,7 @@ class Hello(Word, frozen=True):
     """Member: 'this is what I speak'."""
 
     req: Request
-    protocol: Rate
+    protocol: Place
     software: Software
 
 
@@ -62,7 +63,7 @@ class Ready(Word, frozen=True):
     """Broker: 'so do I, and this is the key I sign heads with'."""
 
     req: Request
-    protocol: Rate
+    protocol: Place
     software: Software
     log_key: Key
     post_burst: Rate
@@ -109,7 +110,7 @@ class Stored(Word, frozen=True):
     """Broker: the receipt; its batch holds the ids from `first` to the head."""
 
     room: Tag
-    k: Place
+    k: RealPlace
     log: Hash
     first: RealPlace
     before: Hash
@@ -159,6 +160,9 @@ ToMember: TypeAlias = Ready | Stored | Cast | Entries | Refuse
 Frames: TypeAlias = tuple[bytes, ...]
 """A message without its route: the word's frame, and the attachment where there is one."""
 
+# What msgspec raises for bytes from outside: its own errors, bad UTF-8 (ValueError), deep nests.
+NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
 _W = TypeVar("_W", bound=Word)
 _encoder = msgspec.msgpack.Encoder()
 _to_broker = msgspec.msgpack.Decoder(ToBroker)
@@ -188,8 +192,10 @@ def decode_to_broker(frames: Sequence[bytes]) -> tuple[ToBroker, bytes]:
 def decode_to_member(frames: Sequence[bytes]) -> tuple[ToMember, bytes]:
     """A broker's word and its attachment (empty where it has none). Raises Malformed."""
     word, attachment = _decode(frames, _to_member)
-    if isinstance(word, Entries) and len(word.head) not in (0, HEAD_BYTES):
-        raise Malformed(reason="a head has 144 bytes")
+    if isinstance(word, Stored | Entries) and (word.head or isinstance(word, Stored)):
+        Head.unpack(word.head)
+    if isinstance(word, Refuse) and len(word.room) not in (0, TAG_BYTES):
+        raise Malformed(reason="a room tag has 16 bytes")
     return word, attachment
 
 
@@ -198,8 +204,10 @@ def _decode(frames: Sequence[bytes], decoder: msgspec.msgpack.Decoder[_W]) -> tu
         raise Malformed(reason="not one or two frames of allowed size")
     try:
         word = decoder.decode(frames[0])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_DECODABLE as error:
         raise Malformed(reason=f"not a word: {error}") from None
+    if _encoder.encode(word) != frames[0]:
+        raise Malformed(reason="a word in another encoding than its own")
     most = _ATTACHMENT_BYTES.get(type(word))
     if (most is None) != (len(frames) == 1):
         raise Malformed(reason="a word with a frame too many or too few")

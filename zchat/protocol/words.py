@@ -48,15 +48,13 @@ def canonical_passphrase(typed: str) -> bytes:
     text = unicodedata.normalize("NFKC", line).strip(" ")
     if any(unicodedata.category(char) in _UNSTABLE for char in text):
         raise BadPassphrase(reason="it holds a control character or one without a settled form")
-    parts = _parts(text)
-    if all(part in _known_words() for part in parts):
-        text = "-".join(parts)
-    canonical = text.encode()
-    if not canonical:
+    if not text:
         raise BadPassphrase(reason="it is empty")
-    if len(canonical) > MAX_PASSPHRASE_BYTES:
+    if len(text.encode()) > MAX_PASSPHRASE_BYTES:
         raise BadPassphrase(reason=f"it is longer than {MAX_PASSPHRASE_BYTES} bytes")
-    return canonical
+    parts = _parts(text)
+    is_listed = all(part in _known_words() for part in parts)
+    return ("-".join(parts) if is_listed else text).encode()
 
 
 def passphrase_entropy_bits(typed: str) -> float | None:

@@ -2,7 +2,7 @@
 
 Rules of this file: a word has one Struct, whose class name in capitals is its name on the wire,
 and one encoding; what is not exactly that is Malformed, and the receiver drops and counts it.
-and batches are cut here and never looked into.
+Envelopes and batches are cut here and never looked into.
 """
 
 import struct

@@ -99,7 +99,7 @@ class Core:
     def closed(self, reason: str) -> list[Do]:
         """The transport lost its connection, or cannot make one."""
         was_online = self.online
-        self._session.closed()
+        self._session.closed(self._clock.now())
         for room in self._rooms.values():
             room.disconnected()
         return [Event(b"", Connection(False, reason))] if was_online or reason else []
@@ -113,15 +113,15 @@ class Core:
         now = self._clock.now()
         done = self._carry_out(self._session.tick(now))
         for tag, room in self._rooms.items():
-            done += self._tell(room, room.tick(now, following=self.online and self._flows(tag)))
+            follows = self.online and tag in self._followed
+            done += self._tell(room, room.tick(now, following=follows))
+            if room.asks_again:
+                done += self._carry_out(self._session.join_again(tag, now))
             if self.online and tag in self._beating:
                 beat = room.due_beat(now)
                 if beat:
                     done += self._carry_out(self._session.cast(tag, beat))
         return done
-
-    def _flows(self, tag: bytes) -> bool:
-        return tag in self._followed
 
     # ---- what a session wants ----
 

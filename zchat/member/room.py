@@ -126,6 +126,7 @@ class Room:
         self._withheld_s = 0.0
         self._ticked_at = clock.now()
         self._is_withheld = False
+        self.asks_again = False  # entries are late: join anew before anybody is accused
         self._is_stale = False
         self._unconfirmed: set[bytes] = set()
         self._witness = NO_HEAD
@@ -449,10 +450,13 @@ class Room:
         return [*self._withheld(passed, following=following), *self._staleness(now)]
 
     def _withheld(self, passed: float, *, following: bool) -> list[Happening]:
+        self.asks_again = False
         promised = self.checked.promised_n()
         if not following or promised <= self.checked.n or self._is_withheld:
             return []
-        self._withheld_s += passed
+        before, self._withheld_s = self._withheld_s, self._withheld_s + passed
+        ask_again_at = self._withheld_limit_s / 3
+        self.asks_again = before < ask_again_at <= self._withheld_s
         if self._withheld_s < self._withheld_limit_s:
             return []
         self._is_withheld = True

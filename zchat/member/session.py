@@ -47,7 +47,7 @@ _OUTSTANDING_POSTS = 128
 _OUTSTANDING_BYTES = 256 * 1024
 _RETRY_S = 1.0
 _DEATHS_BEFORE_ONE_BY_ONE = 2
-_DEATHS_BEFORE_PASSING = 3
+_DEATHS_BEFORE_PASSING = 5
 
 
 class Phase(Enum):
@@ -133,8 +133,7 @@ class _Room:
     unacknowledged: int = 0
     joined_at: float = 0.0
     join_at: float | None = None  # when to join again after a refusal or a doubt
-    deaths: int = 0
-    died_at: int = -1
+    deaths: int = 0  # connections in a row that were lost before this room's JOIN was answered
     passing: int = 0  # req of the PAGE by which an entry is passed over
     waiting: deque[Outgoing] = field(default_factory=deque)
     under_way: deque[tuple[int, Outgoing]] = field(default_factory=deque)
@@ -169,6 +168,7 @@ class Session:
         self._rooms: dict[bytes, _Room] = {}
         self._request = 0
         self._awaited: dict[tuple[int, bytes], float] = {}  # (req, room) -> deadline
+        self._down_since: float | None = None
         self.phase = Phase.DOWN
         self.malformed = 0
 
@@ -181,10 +181,23 @@ class Session:
         hello = Hello(self._next_request(), PROTOCOL_VERSION, self._software)
         return [self._ask(hello, now)]
 
-    def closed(self) -> None:
-        """The connection is gone; rooms and unsent posts stay."""
+    def closed(self, now: float) -> None:
+        """The connection is gone; rooms and unsent posts stay.
+
+        One that is lost before a JOIN was answered may have died of the answer: a frame above
+        ZMQ_MAXMSGSIZE. After some in a row the room goes on one by one, and then past the entry.
+        """
+        if self.phase is not Phase.DOWN:
+            self._down_since = now
+        for tag in {tag for _, tag in self._awaited if tag}:
+            self._note_death(self._rooms[tag])
         self._forget_connection()
         self.phase = Phase.DOWN
+
+    def _note_death(self, room: _Room) -> None:
+        room.deaths += 1
+        if room.deaths >= _DEATHS_BEFORE_ONE_BY_ONE:
+            room.window = 0
 
     def _forget_connection(self) -> None:
         self._awaited.clear()
@@ -233,8 +246,7 @@ class Session:
         room = self._rooms[tag]
         room.log, room.n, room.hash = log, n, hash_n
         room.unacknowledged += received
-        if n > room.died_at >= 0:
-            room.deaths, room.died_at, room.window = 0, -1, self._timing.window_bytes
+        room.deaths, room.window = 0, self._timing.window_bytes
         if room.followed and not room.subscribed and self.phase is Phase.READY:
             return self._join([room], now)
         if room.subscribed and room.unacknowledged * 2 >= max(room.window, 1):
@@ -366,7 +378,8 @@ class Session:
         room = self._rooms.get(word.room)
         if room is None:
             return []
-        self._awaited.pop((word.req, word.room), None)
+        if self._awaited.pop((word.req, word.room), None) is not None and not items:
+            room.deaths = 0
         asked_ids = room.passing != 0 and word.req == room.passing
         if asked_ids:
             room.passing = 0
@@ -413,9 +426,11 @@ class Session:
     def tick(self, now: float) -> list[Action]:
         """What is due: posts on hold, joins, idle acknowledgements; a silent connection ends."""
         if self.phase is Phase.DOWN:
-            return []
+            return self._reopen_in_time(now)
         if self._is_silent(now):
-            return self._give_up()
+            self._forget_connection()
+            self.phase, self._down_since = Phase.DOWN, now
+            return [Reopen("no answer")]
         actions: list[Action] = []
         if self.phase is Phase.READY:
             for room in self._rooms.values():
@@ -436,15 +451,11 @@ class Session:
         limit = self._timing.answer_timeout_s
         return any(room.under_way and now - room.posted_at > limit for room in self._rooms.values())
 
-    def _give_up(self) -> list[Action]:
-        for _, tag in self._awaited:
-            if tag:
-                self._note_death(self._rooms[tag])
-        self.closed()
-        return [Reopen("no answer")]
-
-    def _note_death(self, room: _Room) -> None:
-        """Repeated deaths at one place: something there cannot be received; go on one by one."""
-        room.deaths = room.deaths + 1 if room.died_at == room.n else 1
-        room.died_at = room.n
-        room.window = 0 if room.deaths >= _DEATHS_BEFORE_ONE_BY_ONE else self._timing.window_bytes
+    def _reopen_in_time(self, now: float) -> list[Action]:
+        """A socket that stays down may be dead for good: libzmq does not always reconnect."""
+        if self._down_since is None:
+            self._down_since = now
+        if now - self._down_since <= self._timing.answer_timeout_s:
+            return []
+        self._down_since = now
+        return [Reopen("no connection")]

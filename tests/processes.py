@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 PASSPHRASE = "otter-basin-scarf-pencil-dug-wick"
 PATIENCE_S = 30.0
@@ -172,6 +173,9 @@ class Broker(Running):
         return Broker(self.home, self.address, **more)
 
 
+_R = TypeVar("_R", bound=Running)
+
+
 class World:
     """A folder with a broker and members that know the room `lobby`, without paying Argon2id."""
 
@@ -182,7 +186,7 @@ class World:
         shutil.copytree(template / "host", folder / "host")
         self.broker = self._keep(Broker(folder / "host"))
 
-    def _keep(self, running: "Running") -> "Running":
+    def _keep(self, running: _R) -> _R:
         self._running.append(running)
         return running
 

@@ -25,11 +25,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zchat.broker.core import Core as BrokerCore, Limits, Peer
+from zchat.broker.core import Core as BrokerCore
+from zchat.broker.core import Limits, Peer
 from zchat.broker.send import Send
 from zchat.clock import Clock
 from zchat.log.contract import BrokerLog, MemoryLog
-from zchat.member.core import Core as MemberCore, Do
+from zchat.member.core import Core as MemberCore
+from zchat.member.core import Do
 from zchat.member.invite import Origin, Server
 from zchat.member.presence import Rhythm
 from zchat.member.room import Room
@@ -123,7 +125,7 @@ class SimulatedMember:
         self.core.beat(world.keys.tag)
 
     def die(self) -> None:
-        """kill -9: locks are let go, nothing is written."""
+        """Kill -9: locks are let go, nothing is written."""
         self.disconnect()
         self.room._replica.close()
         self.vault._db.close()
@@ -368,7 +370,7 @@ class World:
                 raise Broken(f"I5: {member.name} believes that messages are missing")
 
 
-def simulate(seed: int, steps: int, chaos: Chaos = Chaos()) -> int:  # noqa: B008  frozen
+def simulate(seed: int, steps: int, chaos: Chaos = Chaos()) -> int:
     """Run one seed; the number of messages written. Raises Broken, naming the seed."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     world = World(seed, folder, chaos)

@@ -74,7 +74,9 @@ class Cursors:
             return False
         held = reader.subscriptions
         return all(
-            p.room in held and p.sub == held[p.room].number and p.after > held[p.room].after
+            p.room in held
+            and p.sub == held[p.room].number
+            and held[p.room].after < p.after <= held[p.room].cursor
             for p in word.rooms
         )
 

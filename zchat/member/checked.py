@@ -31,6 +31,8 @@ from zchat.protocol.ledger import (
 from zchat.protocol.limits import MAX_BATCH_ENTRIES, SIGNATURE_BYTES
 from zchat.protocol.wire import Entries, Item, Stored
 
+_MOST_PROMISED = 64
+
 
 class ServerContradiction(Exception):
     """The server contradicted itself; the proof is there where two signed heads show it."""
@@ -50,6 +52,7 @@ class Step(Enum):
     GONE = "the server has no such room, but we have"
     NO_ROOM = "the server has no such room, and neither have we"
     NEW_LOG = "the server started a new log that goes on from ours"
+    CONTRADICTION = "what the server shows cannot be"
 
 
 class Segment(NamedTuple):
@@ -82,7 +85,7 @@ class CheckedLog:
         self._replica = replica
         self._lineage: tuple[Genesis, ...] = ()
         self._ancestors: dict[bytes, list[bytes]] = {}
-        self._promised: dict[bytes, Head] = {}
+        self._promised: set[Head] = set()  # signed heads that we cannot compare yet
         self.log = NO_LOG
         self.head = NO_HEAD
         tip = replica.tip(room)
@@ -160,7 +163,7 @@ class CheckedLog:
 
     def _check_end(self, word: Entries, head: Head) -> Segment:
         if head.n > self.n:
-            self._promised[b"server"] = head
+            self._promise(head)
             return Segment(Step.IN_STEP, [], head, word.lineage)
         self._compare(head)
         step = Step.BEHIND if head.n < self.n else Step.IN_STEP
@@ -266,9 +269,9 @@ class CheckedLog:
 
         Raises ServerContradiction; called again, it goes on with what is left.
         """
-        for source, promised in list(self._promised.items()):
+        for promised in sorted(self._promised, key=lambda head: head.n):
             if promised.n <= self.n or promised.log != self.log:
-                del self._promised[source]
+                self._promised.discard(promised)
                 self._compare(promised)
         self._check_ancestors()
 
@@ -323,7 +326,7 @@ class CheckedLog:
             return Seen.FITS
         return self._if_signed(seen, Seen.FORK)
 
-    def witness(self, head: Head, source: bytes) -> Seen:
+    def witness(self, head: Head) -> Seen:
         """A head heard outside the log (a beat, a receipt): compared now, or when we get there."""
         if head.n == 0:
             return Seen.FITS
@@ -331,14 +334,18 @@ class CheckedLog:
             return self.judge(head, self.n + 1)
         if not head_holds(head, self._room, self._log_key):
             return Seen.FORGED
-        held = self._promised.get(source)
-        if held is None or held.n < head.n:
-            self._promised[source] = head
+        self._promise(head)
         return Seen.AHEAD
+
+    def _promise(self, head: Head) -> None:
+        """Remember a head beyond our end; of too many, the highest."""
+        self._promised.add(head)
+        if len(self._promised) > _MOST_PROMISED:
+            self._promised.discard(min(self._promised, key=lambda head: head.n))
 
     def promised_n(self) -> int:
         """The highest place the server is known to have signed beyond our end; 0 if none."""
-        return max((head.n for head in self._promised.values()), default=0)
+        return max((head.n for head in self._promised), default=0)
 
     def check_receipt(self, stored: Stored, ids: list[bytes]) -> Head:
         """The signed head of a receipt whose ids fold into it. Raises ServerContradiction."""
@@ -352,7 +359,7 @@ class CheckedLog:
         )
         if not holds:
             raise ServerContradiction("it sent a receipt that does not hold")
-        if self.witness(head, b"receipt") in (Seen.FORK, Seen.OTHER_LOG):
+        if self.witness(head) in (Seen.FORK, Seen.OTHER_LOG):
             raise ServerContradiction(
                 f"its receipt names another history up to #{head.n}", self.proof_against(head)
             )

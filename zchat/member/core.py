@@ -15,7 +15,7 @@ from zchat.clock import Clock
 from zchat.errors import Malformed
 from zchat.member.checked import Step
 from zchat.member.room import Room
-from zchat.member.rows import Confirmed, Connection, Event, Happening, ServerSays
+from zchat.member.rows import Confirmed, Connection, Event, Happening, ServerSays, is_fault
 from zchat.member.session import (
     Action,
     Arrived,
@@ -55,8 +55,9 @@ class Core:
     def add(self, room: Room) -> list[Do]:
         """Take a room on: what its outbox still holds goes out, its entries do not come yet."""
         self._rooms[room.tag] = room
-        recalled = [Event(room.tag, what) for what in room.recall()]
-        return [*recalled, *self._post(room, [] if room.fault else room.resume())]
+        recalled = self._tell(room, room.recall())
+        self._session.stop(room.tag, stopped=bool(room.fault))
+        return [*recalled, *self._post(room, room.resume())]
 
     def beat(self, tag: bytes) -> None:
         """Say in this room, from now on, that we are here."""
@@ -76,6 +77,7 @@ class Core:
         """Say something; it is in the outbox when this returns. Raises as Room.compose."""
         room = self._rooms[tag]
         outgoing, composed = room.compose(texts, reply_to, anyway=anyway)
+        self._session.stop(tag, stopped=bool(room.fault) and not anyway)
         room.presence.spoke(self._clock.now(), self._clock.chance())
         return [*(Event(tag, what) for what in composed), *self._post(room, outgoing)]
 
@@ -156,7 +158,6 @@ class Core:
             return []
 
     def _arrived(self, room: Room, arrived: Arrived) -> list[Do]:
-        had_fault = room.fault
         step, happenings = room.arrived(arrived)
         done = self._tell(room, happenings)
         now, tag, checked = self._clock.now(), room.tag, room.checked
@@ -164,6 +165,8 @@ class Core:
             done += self._carry_out(self._session.join_again(tag, now, _ASK_AGAIN_S))
         elif step is Step.GAP:
             done += self._carry_out(self._session.join_again(tag, now))
+        elif step in (Step.IN_STEP, Step.NO_ROOM):
+            done += self._carry_out(self._session.agree(tag, now))
         elif step is Step.ON:
             received = sum(4 + len(item.envelope or item.bare_id) for item in arrived.items)
             confirmed = [what.id for what in happenings if isinstance(what, Confirmed)]
@@ -171,8 +174,9 @@ class Core:
             actions += self._session.advanced(
                 tag, checked.log, checked.n, checked.hash, received, now
             )
+            actions += self._session.agree(tag, now)
             done += self._carry_out(actions)
-        elif room.fault and not had_fault:
+        elif step is Step.CONTRADICTION:
             self._followed.discard(tag)
             done += self._carry_out(self._session.leave(tag))
         return done
@@ -185,6 +189,9 @@ class Core:
             done += self._post(room, room.give_up(entry_id))
         return done
 
-    @staticmethod
-    def _tell(room: Room, happenings: Iterable[Happening]) -> list[Do]:
-        return [Event(room.tag, what) for what in happenings]
+    def _tell(self, room: Room, happenings: Iterable[Happening]) -> list[Do]:
+        """Events; where one is the server's first fault, nothing more goes out to the room."""
+        told = list(happenings)
+        if any(is_fault(what) for what in told):
+            self._session.stop(room.tag, stopped=bool(room.fault))
+        return [Event(room.tag, what) for what in told]

@@ -183,12 +183,12 @@ class Room:
         try:
             segment = self.checked.check(word, items, asked_ids=asked_ids)
         except ServerContradiction as found:
-            return Step.IN_STEP, self._at_fault(found)
+            return Step.CONTRADICTION, self._at_fault(found)
         self.tip = max(word.tip, self.checked.n)
         if segment.step in (Step.BEHIND, Step.GONE):
             return segment.step, self._behind(segment)
         if segment.step is Step.NEW_LOG:
-            return segment.step, self._new_log(segment)
+            return Step.CONTRADICTION, self._new_log(segment)
         if segment.step is not Step.ON:
             return segment.step, self._in_step(segment)
         rows = self._keep(segment, passed_over=asked_ids)
@@ -278,7 +278,7 @@ class Room:
 
     def _witnessed(self, witness: Head) -> list[Happening]:
         """The head of an earlier run's receipt: our log must reach it on the same chain."""
-        if self.checked.witness(witness, b"receipt") in (Seen.FORK, Seen.OTHER_LOG):
+        if self.checked.witness(witness) in (Seen.FORK, Seen.OTHER_LOG):
             text = f"the server gave a receipt for #{witness.n} of another history than this"
             proof = self.checked.proof_against(witness)
             return self._at_fault(ServerContradiction(text, proof))
@@ -417,11 +417,11 @@ class Room:
         if key == self.own_key:
             return list(self.transcript.own_key_rows(beat.incarnation, 0))
         head = seen_head(beat)
-        verdict = self.checked.witness(head, key)
+        verdict = self.checked.witness(head)
         rows: list[Happening] = []
         if verdict not in (Seen.FITS, Seen.AHEAD):
             rows += self._warn(key, verdict, self.transcript.judged(key, verdict, head, 0))
-        vouches = verdict is Seen.FITS and self.transcript.knows(key)
+        vouches = verdict is Seen.FITS and head.n > 0 and self.transcript.knows(key)
         change = self.presence.heard(key, beat, now, vouches=vouches, jitter=self._clock.chance())
         if change and not self._trust.is_muted(key):
             rows.append(Here(key, self._name_of(key, beat.name), change.here))

@@ -98,6 +98,11 @@ class Here(NamedTuple):
 Row = Message | Notice | Joined | Here
 
 
+def is_fault(what: object) -> bool:
+    """Whether this accuses the server: the only thing that ends a command with exit 4."""
+    return isinstance(what, Notice) and what.blame is Blame.SERVER
+
+
 class Confirmed(NamedTuple):
     """A signed head covers one's own envelope; `n` is its place."""
 

@@ -128,6 +128,8 @@ class _Room:
     n: int = 0
     hash: bytes = NO_LOG
     followed: bool = False
+    agreed: bool = False  # on this connection the server showed our log, or that it has none
+    stopped: bool = False  # the server contradicted itself here: nothing goes out
     subscription: int = 0
     subscribed: bool = False  # on this connection
     unacknowledged: int = 0
@@ -203,7 +205,7 @@ class Session:
         self._awaited.clear()
         for room in self._rooms.values():
             room.take_back(1)
-            room.subscribed = False
+            room.subscribed = room.agreed = False
             room.unacknowledged = 0
             room.passing = 0
 
@@ -295,6 +297,19 @@ class Session:
         room.waiting.extend(outgoing)
         return self._flow(room, now)
 
+    def agree(self, tag: bytes, now: float) -> list[Action]:
+        """What the server showed of a followed room fits: its outbox may go out."""
+        room = self._rooms[tag]
+        if room.agreed:
+            return []
+        room.agreed = True
+        return self._flow(room, now)
+
+    def stop(self, tag: bytes, *, stopped: bool) -> None:
+        """Let nothing of a room go out, or let it go all the same."""
+        room = self._rooms.setdefault(tag, _Room(tag, self._timing.window_bytes))
+        room.stopped = stopped
+
     def cast(self, tag: bytes, envelope: bytes) -> list[Action]:
         """Tell whoever is there now; dropped while there is no connection."""
         if self.phase is not Phase.READY:
@@ -320,7 +335,8 @@ class Session:
 
     def _flow(self, room: _Room, now: float) -> list[Action]:
         actions: list[Action] = []
-        if self.phase is not Phase.READY or now < room.hold_until:
+        may_post = room.agreed or not room.followed
+        if self.phase is not Phase.READY or room.stopped or not may_post or now < room.hold_until:
             return actions
         size = sum(len(outgoing.envelope) for _, outgoing in room.under_way)
         while room.waiting and len(room.under_way) < _OUTSTANDING_POSTS:

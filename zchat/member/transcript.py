@@ -105,15 +105,10 @@ class Transcript:
 
     def _unreadable(self, entry: Entry) -> list[Row]:
         if entry.n <= self._checked.expired:
-            return self._warn_once(
-                "expired",
-                Notice(
-                    entry.n,
-                    State.OK,
-                    Blame.NOBODY,
-                    f"messages up to #{self._checked.expired} are no longer kept by the server",
-                ),
-            )
+            last = self._checked.expired
+            text = f"messages #{entry.n}-#{last} are no longer kept by the server"
+            notice = Notice(entry.n, State.GAP, Blame.UNKNOWN, text)
+            return self._warn_once(("expired", last), notice)
         text = f"unreadable entry #{entry.n}, from a member or the server"
         status, kind = Status.UNREADABLE, Kind.UNREADABLE
         at = entry.arrived_ms

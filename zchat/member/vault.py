@@ -12,6 +12,7 @@ what a dead process left, a later one sends: same bytes, same id.
 Rules of this file: nothing is sent from here; nothing secret is in clear.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -32,6 +33,8 @@ from zchat.member.invite import Invite, Origin, Server
 from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.ledger import NO_HEAD, Head
 from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
+
+_SWEEP_AFTER_S = 3_600
 
 SCHEMA = Schema(
     application_id=0x7A637674,  # "zcvt"
@@ -135,8 +138,17 @@ class Vault:
         return key
 
     def _take_process_lock(self) -> tuple[str, Lock]:
+        self._sweep()
         process = os.urandom(8).hex()
         return process, take_lock(self._process_path(process))
+
+    def _sweep(self) -> None:
+        """Remove the locks of processes that died long ago."""
+        long_ago = time.time() - _SWEEP_AFTER_S
+        for path in private_folder(self._folder / "processes").glob("*.lock"):
+            with contextlib.suppress(OSError):  # another process may sweep as well
+                if path.stat().st_mtime < long_ago:
+                    self._is_alive(path.stem)
 
     def _process_path(self, process: str) -> Path:
         return private_folder(self._folder / "processes") / process

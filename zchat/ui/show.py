@@ -10,7 +10,7 @@ from zchat.member.rows import Here, Joined, MemberView, Message, Notice, Row, St
 from zchat.ui.safe import safe_json, safe_line, safe_lines
 
 JSON_VERSION = 1
-_LAST_MS = 253_402_300_799_000  # the end of year 9999, where datetime ends
+_LAST_MS = 253_402_000_000_000  # days before the end of year 9999, where datetime ends
 
 
 def clock_time(ms: int) -> str:

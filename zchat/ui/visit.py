@@ -14,7 +14,7 @@ from zchat.errors import EmptyRoom, NoAnswer, Unreachable, WeakPassphrase
 from zchat.member.client import Client
 from zchat.member.profile import Opened
 from zchat.member.room import Room
-from zchat.member.rows import Blame, Connection, Event, Kind, Message, Notice, Progress, Row
+from zchat.member.rows import Connection, Event, Kind, Message, Progress, Row, is_fault
 from zchat.member.strength import ENOUGH_BITS, price
 
 CONNECT_PATIENCE_S = 5.0
@@ -44,11 +44,6 @@ class History:
 def is_text(row: Row) -> bool:
     """Whether a row is a message of people."""
     return isinstance(row, Message) and row.kind is Kind.TEXT
-
-
-def is_fault(what: object) -> bool:
-    """Whether this accuses the server: the only thing that ends a command with exit 4."""
-    return isinstance(what, Notice) and what.blame is Blame.SERVER
 
 
 class Visit:

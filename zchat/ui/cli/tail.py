@@ -6,13 +6,13 @@ import click
 
 from zchat.errors import ServerFault, Unreachable
 from zchat.member.profile import Opened
-from zchat.member.rows import Connection, Here, Message, Notice, Row
+from zchat.member.rows import Connection, Here, Message, Notice, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room
 from zchat.ui.cli.common import config_for, data, json_option, run, say, show_progress
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
 from zchat.ui.show import message_line, other_line, row_json
-from zchat.ui.visit import History, Visit, is_fault, is_text
+from zchat.ui.visit import History, Visit, is_text
 
 
 @click.command()

@@ -74,9 +74,12 @@ def is_fresh(kind: str) -> bool:
 
 def pip(*arguments: str) -> None:
     """Install with the environment's pip."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
+    options = ["--disable-pip-version-check", "--no-input", "-q"]
     done = subprocess.run(
-        [*command, *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), cwd=HERE
+        [str(PYTHON), "-m", "pip", "install", *options, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(),
+        cwd=HERE,
     )
     if done.returncode:
         fail(

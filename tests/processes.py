@@ -204,10 +204,15 @@ class World:
         return self._keep(Running(self.home(name), *arguments, label=name, **env))
 
     def run(
-        self, name: str, *arguments: str, stdin: str | bytes = "", **env: str
+        self,
+        name: str,
+        *arguments: str,
+        stdin: str | bytes = "",
+        timeout_s: float = 60,
+        **env: str,
     ) -> "subprocess.CompletedProcess[str]":
         """One command of a member."""
-        return zchat(self.home(name), *arguments, stdin=stdin, **env)
+        return zchat(self.home(name), *arguments, stdin=stdin, timeout_s=timeout_s, **env)
 
     def restart_broker(self, **more: str) -> None:
         self.broker = self._keep(self.broker.again(**more))

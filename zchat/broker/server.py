@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 import zmq
 
 from zchat.broker.budget import Budget
-from zchat.broker.core import Core, Limits
+from zchat.broker.core import Core
 from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
 from zchat.broker.send import Send
@@ -64,15 +64,14 @@ logger = logging.getLogger("zchat.broker")
 
 
 class Server:
-    """A broker on a socket. `address` is HOST:PORT; port 0 takes a free one."""
+    """A broker's core and its log, on a socket."""
 
     def __init__(
         self,
         keys: BrokerKeys,
         log: BrokerLog,
+        core: Core,
         *,
-        allowed: Limits,
-        software: str,
         allow: frozenset[bytes] = frozenset(),
         connections_per_address: int,
         handshakes: tuple[int, int] = (HANDSHAKE_BURST, HANDSHAKES_PER_S),
@@ -82,7 +81,7 @@ class Server:
         self._context = zmq.Context(io_threads=2)
         self._context.max_sockets = max(1_024, _descriptors())
         self._log = log
-        self._core = Core(log, keys.log_key, allowed, software)
+        self._core = core
         self._gate = Gate(self._context, allow, connections_per_address, Budget(*handshakes))
         self._router = self._make_router(keys)
         self._gate.watch(self._router)

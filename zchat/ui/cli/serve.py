@@ -13,7 +13,7 @@ import click
 from zchat import version
 from zchat.broker import folder as broker_folder
 from zchat.broker.audit import audit_lines
-from zchat.broker.core import Limits
+from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys, load_keys, log_path
 from zchat.broker.server import Server
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
@@ -85,11 +85,11 @@ def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
     host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
     log = SqliteLog(log_path(folder), Access.ONE_WRITER)
     keys = load_keys(folder)
+    core = Core(log, keys.log_key, _limits(settings), f"zchat {version()}")
     server = Server(
         keys,
         log,
-        allowed=_limits(settings),
-        software=f"zchat {version()}",
+        core,
         allow=_allowed_keys(settings),
         connections_per_address=settings.connections_per_address,
         handshakes=(settings.handshake_burst, settings.handshakes_per_s),

@@ -17,6 +17,7 @@ from zchat.errors import Exit, ZchatError
 from zchat.ui.cli.chat import join, start
 from zchat.ui.cli.common import Terminated, complain, say
 from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
+from zchat.ui.cli.lab import lab
 from zchat.ui.cli.send import send
 from zchat.ui.cli.serve import broker
 from zchat.ui.cli.tail import tail
@@ -35,7 +36,7 @@ _SECTIONS: dict[str, list[click.Command]] = {
     "Scripts": [send, tail],
     "Trust": [verify, members, whoami],
     "Rooms": [rooms, invite, forget],
-    "Server": [broker],
+    "Server": [broker, lab],
 }
 
 _EXIT_CODES = """\

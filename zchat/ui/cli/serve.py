@@ -95,8 +95,8 @@ def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
         handshakes=(settings.handshake_burst, settings.handshakes_per_s),
     )
     try:
-        port = server.listen(_resolve(host, port), port)
-        stem = _stem(keys, host, port, settings.advertise)
+        port = server.listen(resolve(host, port), port)
+        stem = stem_of(keys, host, port, settings.advertise)
         broker_folder.announce(folder, stem)
         data(stem)
         server.run(ended)
@@ -105,7 +105,7 @@ def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
         server.close()
 
 
-def _resolve(host: str, port: int) -> str:
+def resolve(host: str, port: int) -> str:
     """The address of a host: libzmq binds to addresses, names are ours to look up."""
     try:
         found = socket.getaddrinfo(host, port or None, type=socket.SOCK_STREAM)
@@ -114,7 +114,7 @@ def _resolve(host: str, port: int) -> str:
     return str(found[0][4][0])
 
 
-def _stem(keys: BrokerKeys, host: str, port: int, advertise: str) -> str:
+def stem_of(keys: BrokerKeys, host: str, port: int, advertise: str) -> str:
     """The invite without a room. A wildcard address is no place to go to."""
     if advertise:
         host, port = invite.parse_address(advertise, port)

@@ -16,7 +16,8 @@ HERE = Path(__file__).parent.parent
 PACKAGE = HERE / "zchat"
 
 OPEN_PROTOCOL = {
-    f"zchat.protocol.{name}" for name in ("limits", "labels", "envelope", "ledger", "wire")
+    f"zchat.protocol.{name}"
+    for name in ("limits", "labels", "envelope", "ledger", "wire", "evidence")
 }
 OPENING_PROTOCOL = {f"zchat.protocol.{name}" for name in ("words", "keys", "seal", "body")}
 GROUND = {"zchat.errors", "zchat.clock", "zchat.files", "zchat.database", "zchat.config", "zchat"}
@@ -32,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocol/labels": set(),
     "protocol/envelope": {"zchat.errors", *OPEN_PROTOCOL},
     "protocol/wire": {"zchat.errors", "msgspec", *OPEN_PROTOCOL},
+    "protocol/evidence": {"zchat.errors", "msgspec", *OPEN_PROTOCOL},
     "protocol/ledger": {"zchat.errors", "nacl", *OPEN_PROTOCOL},
     "protocol": {"zchat.errors", "msgspec", "nacl", *OPEN_PROTOCOL, *OPENING_PROTOCOL},
     "log": {"zchat.errors", "zchat.files", "zchat.database", *OPEN_PROTOCOL},
@@ -47,9 +49,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("zchat.member", "zchat.protocol.limits", *GROUND),
         "prompt_toolkit",
     },
+    "lab": {
+        *("zchat.broker", "zchat.log", "zchat.errors", "zchat.ui.safe", "msgspec", "nacl"),
+        *OPEN_PROTOCOL,
+    },
     "ui/cli": {
         *("zchat.member", "zchat.ui", "zchat.broker", "zchat.log.sqlite", "click", "msgspec"),
-        *("zchat.protocol.limits", "zchat.protocol.words", *GROUND),
+        *("zchat.protocol.limits", "zchat.protocol.words", "zchat.protocol.ledger"),
+        *("zchat.protocol.evidence", "zchat.lab", *GROUND),
     },
     "__main__": {"zchat.ui.cli.main"},
     "__init__": set(),

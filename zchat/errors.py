@@ -229,13 +229,19 @@ class ServerFault(ZchatError):
     """The server contradicted itself: {text}."""
 
     exit_code = Exit.SERVER_FAULT
-    hint = "Tell the others by another way. Nothing was sent. Reading goes on: `zchat tail`."
+    hint = "Nothing more is sent there; reading goes on. `zchat rejoin ROOM` shows the way on."
 
 
 class WrongLogKey(ServerFault):
     """The server at {address} shows another log key than the invite. Nothing was sent."""
 
     hint = "Ask for a fresh invite by a way you trust; if it is the same, do not use this server."
+
+
+class BadEvidence(ZchatError):
+    """{path} proves nothing: {reason}."""
+
+    hint = "Was it changed, or cut short? Ask for the file again."
 
 
 # ---- What others sent us: never a user's sentence, always counted ----

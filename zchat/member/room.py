@@ -25,6 +25,7 @@ from zchat.member.checked import CheckedLog, Seen, Segment, ServerContradiction,
 from zchat.member.names import shown_name
 from zchat.member.presence import Presence, Rhythm
 from zchat.member.rows import (
+    ACCUSES,
     Blame,
     Composed,
     Confirmed,
@@ -35,6 +36,7 @@ from zchat.member.rows import (
     Progress,
     Row,
     State,
+    accusation,
 )
 from zchat.member.session import Arrived, Outgoing, Receipt
 from zchat.member.transcript import Readable, Transcript
@@ -51,11 +53,13 @@ from zchat.protocol.body import (
 )
 from zchat.protocol.envelope import EnvelopeClass, envelope_id
 from zchat.protocol.keys import Author, RoomKeys
-from zchat.protocol.ledger import NO_HEAD, Head
+from zchat.protocol.ledger import NO_HEAD, Head, judge
 from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
 from zchat.protocol.seal import open_envelope, seal
 
 _LONGEST_STEP_S = 1.0
+_NO_PROOF = "There is no proof of it that others could check"
+_WHAT_NOW = "Tell the others by another way; `zchat rejoin ROOM` shows the way on."
 
 
 class RoomStatus(NamedTuple):
@@ -212,9 +216,7 @@ class Room:
             text = f"entry #{kept[0].n} cannot be received from the server and was passed over"
             rows.append(Notice(kept[0].n, State.GAP, Blame.UNKNOWN, text))
         for entry, readable in zip(kept, opened, strict=True):
-            for row in self.transcript.apply(entry, readable):
-                self.keep_fault(row)
-                rows.append(row)
+            rows += self.with_fault(self.transcript.apply(entry, readable))
         return [*self._confirm((entry.n, entry.id) for entry in kept), *rows]
 
     def _settle(self) -> list[Happening]:
@@ -247,14 +249,28 @@ class Room:
     # ---- the server's faults ----
 
     def _at_fault(self, found: ServerContradiction) -> list[Happening]:
-        notice = Notice(0, State.FORKED, Blame.SERVER, str(found), found.proof)
-        self.keep_fault(notice)
-        return [notice]
+        return self.with_fault([accusation(str(found), 0, found.proof)])
 
-    def keep_fault(self, row: Happening) -> None:
-        """The first contradiction stays with the room; posting stops."""
-        if isinstance(row, Notice) and row.blame is Blame.SERVER and not self.record.fault:
-            self._save(fault=row.text)
+    def with_fault(self, rows: Iterable[Row]) -> list[Happening]:
+        """The same rows; the first that accuses the server stays with the room, which stops.
+
+        What to do about it is said right behind it.
+        """
+        told: list[Happening] = []
+        for row in rows:
+            told.append(row)
+            if isinstance(row, Notice) and row.blame is Blame.SERVER and not self.record.fault:
+                told.append(self._keep_fault(row))
+        return told
+
+    def _keep_fault(self, accused: Notice) -> Notice:
+        proof = accused.proof
+        path = str(self._vault.save_evidence(self.tag, proof)) if proof and judge(proof) else ""
+        fault = accused.text.removeprefix(ACCUSES)
+        self._save(fault=fault, fault_ms=self._clock.wall_ms(), evidence=path)
+        shown = f"The proof is in {path} (`zchat evidence check FILE`)" if path else _NO_PROOF
+        text = f"Nothing more is sent here. {shown}. {_WHAT_NOW}"
+        return Notice(accused.n, State.FORKED, Blame.NOBODY, text)
 
     def _save(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -268,18 +284,20 @@ class Room:
             text = f"the server is behind: it shows {segment.kept_n} of {self.checked.n} messages"
             return [Notice(0, State.STALE, Blame.UNKNOWN, text)]
         lost = self.checked.n - segment.kept_n
-        text = f"the server went back {lost} messages, from #{self.checked.n} to #{segment.kept_n}"
+        text = f"it went back {lost} messages, from #{self.checked.n} to #{segment.kept_n}"
         return self._at_fault(ServerContradiction(text))
 
     def _new_log(self, segment: Segment) -> list[Happening]:
         kept, end = segment.kept_n, self.checked.n
         lost = f"lost #{kept + 1}-#{end}" if kept < end else "lost nothing we know of"
-        return self._at_fault(ServerContradiction(f"the server {lost} and started a new log"))
+        told = self._at_fault(ServerContradiction(f"it {lost} and started a new log"))
+        self._save(kept_n=kept)
+        return told
 
     def _witnessed(self, witness: Head) -> list[Happening]:
         """The head of an earlier run's receipt: our log must reach it on the same chain."""
         if self.checked.witness(witness) in (Seen.FORK, Seen.OTHER_LOG):
-            text = f"the server gave a receipt for #{witness.n} of another history than this"
+            text = f"it gave a receipt for #{witness.n} of another history than this"
             proof = self.checked.proof_against(witness)
             return self._at_fault(ServerContradiction(text, proof))
         return []
@@ -427,14 +445,12 @@ class Room:
             rows.append(Here(key, self._name_of(key, beat.name), change.here))
         return rows
 
-    def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Row]:
+    def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Happening]:
         """Once per member and kind: a beat comes every minute."""
         if (key, verdict) in self._warned:
             return []
         self._warned.add((key, verdict))
-        for row in rows:
-            self.keep_fault(row)
-        return list(rows)
+        return self.with_fault(rows)
 
     def _name_of(self, key: bytes, name: str) -> str:
         if self.transcript.knows(key):
@@ -460,8 +476,8 @@ class Room:
         if self._withheld_s < self._withheld_limit_s:
             return []
         self._is_withheld = True
-        text = f"the server signed #{promised} and does not deliver what follows #{self.checked.n}"
-        return [Notice(0, State.FORKED, Blame.SERVER, text)]
+        text = f"it signed #{promised} and does not deliver what follows #{self.checked.n}"
+        return [accusation(text)]
 
     def _staleness(self, now: float) -> list[Happening]:
         stale_s = self.presence.stale_s(now)

@@ -98,6 +98,14 @@ class Here(NamedTuple):
 Row = Message | Notice | Joined | Here
 
 
+ACCUSES = "the server contradicted itself: "
+
+
+def accusation(text: str, n: int = 0, proof: Contradiction | None = None) -> Notice:
+    """The server's fault, and nobody else's; `text` says what "it" did, `n` at which entry."""
+    return Notice(n, State.FORKED, Blame.SERVER, ACCUSES + text, proof)
+
+
 def is_fault(what: object) -> bool:
     """Whether this accuses the server: the only thing that ends a command with exit 4."""
     return isinstance(what, Notice) and what.blame is Blame.SERVER

@@ -25,6 +25,7 @@ from zchat.member.rows import (
     Row,
     State,
     Status,
+    accusation,
 )
 from zchat.protocol.body import Logged, Text, Unknown, Void, seen_head
 from zchat.protocol.envelope import Header
@@ -206,12 +207,10 @@ class Transcript:
         """The rows that a counter-signed head gives; SERVER only where its signature holds."""
         who = self.shown(key)
         if verdict is Seen.FORK:
-            text = f"the server showed {who} another history (from #{head.n} or before)"
-            proof = self._checked.proof_against(head)
-            return [Notice(n, State.FORKED, Blame.SERVER, text, proof)]
+            text = f"it showed {who} another history (from #{head.n} or before)"
+            return [accusation(text, n, self._checked.proof_against(head))]
         if verdict is Seen.OTHER_LOG:
-            text = f"the server showed {who} another log of this room, which ours does not name"
-            return [Notice(n, State.FORKED, Blame.SERVER, text)]
+            return [accusation(f"it showed {who} another log of this room, unknown to ours", n)]
         if verdict is Seen.FORGED:
             text = f"{who} claims a history the server never signed (#{n})"
             return [Notice(n, State.UNVERIFIED, Blame.AUTHOR, text)]

@@ -28,10 +28,20 @@ from zmq.utils import z85
 
 from zchat.database import Access, Database, Schema
 from zchat.errors import StoreBusy, StoreUnreadable
-from zchat.files import Lock, lock_file, make_once, private_folder, take_lock
+from zchat.files import (
+    Lock,
+    lock_file,
+    make_once,
+    private_folder,
+    storage_errors,
+    sync_folder,
+    take_lock,
+    write_private,
+)
 from zchat.member.invite import Invite, Origin, Server
+from zchat.protocol import evidence
 from zchat.protocol.keys import Author, RoomKeys
-from zchat.protocol.ledger import NO_HEAD, Head
+from zchat.protocol.ledger import NO_HEAD, Contradiction, Head
 from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
 
 _SWEEP_AFTER_S = 3_600
@@ -79,7 +89,10 @@ class RoomRecord(msgspec.Struct, frozen=True):
     server: Server
     origin: Origin
     root: bytes = b""
-    fault: str = ""
+    fault: str = ""  # the server's first contradiction: what it did, when, the file that proves it
+    fault_ms: int = 0
+    evidence: str = ""
+    kept_n: int = -1  # how much of our log a new log of the server's keeps, if it started one
     read_n: int = 0  # up to where its user has read, and when
     read_ms: int = 0
 
@@ -250,6 +263,28 @@ class Vault:
         with self._db.transaction():
             self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (head.packed, tag))
 
+    def save_evidence(self, tag: bytes, found: Contradiction) -> Path:
+        """Keep a proof against the server as a file that anybody can check."""
+        folder = private_folder(self._folder / "evidence")
+        path = folder / f"{tag.hex()[:8]}-{found.later.n}.json"
+        write_private(path, evidence.pack(found))
+        return path
+
+    def set_replica_aside(self, tag: bytes) -> Path:
+        """Rename a room's replica, so that a new one begins. Raises StoreBusy while one reads it.
+
+        Its last receipt goes with it, for that is a promise of the former log.
+        """
+        path = self.replica_path(tag)
+        moment = time.strftime("%Y-%m-%d-%H%M%S")
+        aside = path.with_name(f"{tag.hex()}.before-{moment}.db")
+        with take_lock(path), storage_errors(path):
+            if path.exists():
+                path.rename(aside)
+                sync_folder(path.parent)
+        self.save_witness(tag, NO_HEAD)
+        return aside
+
     # ---- incarnations and outbox ----
 
     def begin(self, tag: bytes) -> bytes:
@@ -276,6 +311,15 @@ class Vault:
                 rows,
             )
             self._delete_done()
+
+    def offer(self, tag: bytes, pending: Iterable[Pending]) -> None:
+        """Post again what a server lost; what is in the outbox already stays as it is."""
+        with self._db.transaction():
+            self._db.execute_many(
+                "INSERT OR IGNORE INTO outbox (tag, incarnation, seq, id, envelope)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(tag, *row) for row in pending],
+            )
 
     def replace(self, entry_id: bytes, pending: Pending) -> None:
         """A number is given up: its row now holds a Void."""

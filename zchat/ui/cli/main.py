@@ -16,6 +16,7 @@ from zchat import version
 from zchat.errors import Exit, ZchatError
 from zchat.ui.cli.chat import join, start
 from zchat.ui.cli.common import Terminated, complain, say
+from zchat.ui.cli.fault import evidence, rejoin
 from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
 from zchat.ui.cli.lab import lab
 from zchat.ui.cli.send import send
@@ -34,7 +35,7 @@ zchat: group chat for people who share a passphrase and do not trust the server.
 _SECTIONS: dict[str, list[click.Command]] = {
     "Chat": [start, join],
     "Scripts": [send, tail],
-    "Trust": [verify, members, whoami],
+    "Trust": [verify, members, whoami, evidence, rejoin],
     "Rooms": [rooms, invite, forget],
     "Server": [broker, lab],
 }

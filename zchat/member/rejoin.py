@@ -1,0 +1,71 @@
+"""The way on after the server contradicted itself: its present log is read from the start.
+
+Rules of this file: nothing is deleted, the former history stays beside the new one; where a
+restored server named the log it goes on from, one's own messages that it lost are offered again, as
+the same bytes; in every other case nothing is, for what they counter-sign would accuse it anew.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from zchat.database import Access
+from zchat.errors import Unopenable
+from zchat.log.sqlite import SqliteLog
+from zchat.member.profile import Opened
+from zchat.member.vault import Pending
+from zchat.protocol.body import decode_logged
+from zchat.protocol.envelope import EnvelopeClass
+from zchat.protocol.keys import Author, RoomKeys
+from zchat.protocol.seal import open_envelope
+
+
+class Rejoined(NamedTuple):
+    """Where the former history is kept, and how many messages are offered again."""
+
+    aside: Path
+    offered: int
+
+
+def rejoin(opened: Opened) -> Rejoined:
+    """Accept the server's present log. Broken off at any point, it can be done again.
+
+    Raises StoreBusy while another process reads the room.
+    """
+    vault, keys, record, _ = opened
+    lost: list[Pending] = []
+    if record.kept_n >= 0:
+        own = Author(vault.master_seed, keys).public
+        lost = [
+            pending
+            for pending in _own_after(vault.replica_path(keys.tag), keys, own, record.kept_n)
+            if vault.wrote(pending.incarnation)
+        ]
+        vault.offer(keys.tag, lost)
+    aside = vault.set_replica_aside(keys.tag)
+    cleared = msgspec.structs.replace(record, fault="", fault_ms=0, evidence="", kept_n=-1)
+    vault.save_room(keys.tag, cleared)
+    return Rejoined(aside, len(lost))
+
+
+def _own_after(path: Path, keys: RoomKeys, own: bytes, kept_n: int) -> Iterator[Pending]:
+    """One's own envelopes beyond a place of the replica, in their order."""
+    replica = SqliteLog(path, Access.READ_ONLY)
+    tip = replica.tip(keys.tag)
+    n = kept_n
+    while tip is not None and n < tip.n:
+        entries = replica.read(keys.tag, n + 1, tip.n)
+        for entry in entries:
+            if entry.envelope is None:
+                continue
+            try:
+                header, raw = open_envelope(keys, entry.envelope, EnvelopeClass.LOG)
+                body = decode_logged(raw)
+            except Unopenable:
+                continue
+            if header.sender == own:
+                yield Pending(body.incarnation, body.seq, entry.id, entry.envelope)
+        n = entries[-1].n
+    replica.close()

@@ -6,7 +6,9 @@ The rules of this file:
   program writes the same bytes. What the program does not hand out (a digest on the way to a
   signature, say) is computed with its `digest` and its labels.
 - Every outcome is stated here by hand, from docs/protocol.md: "ok", the name of the check that
-  fails, "malformed" for bytes that are no word, head, batch or birth, "refused" for all else.
+  fails, "malformed" for bytes that are no message, head, batch or birth, "disconnect" for an
+  answer that ends the connection, "newer" for an invite of another version, a verdict on a `seen`
+  ("fork", "other log", "lost", "forged"), "refused" for all else.
 - A file is a list of cases: a name, inputs, intermediate values, the outcome. A case that fails
   differs from a good one in one thing, which its name says.
 - Bytes are hex. Long bytes with repeats are a list whose items are hex, or [hex, times]; a text
@@ -22,9 +24,10 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import msgspec
-from nacl import bindings
+from nacl import bindings, pwhash
 
 from zchat.member import invite
 from zchat.protocol import body, ledger, seal, wire, words
@@ -32,7 +35,7 @@ from zchat.protocol.envelope import EnvelopeClass, Header, envelope_id
 from zchat.protocol.keys import Author, RoomKeys, derive_root, room_salt
 from zchat.protocol.labels import Label, digest
 from zchat.protocol.ledger import Genesis, Head, LogKey
-from zchat.protocol.limits import padded_length
+from zchat.protocol.limits import VERIFY_MEMORY_BYTES, VERIFY_OPS, padded_length
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -218,6 +221,17 @@ def make_passphrases() -> list[Case]:
         "private use": "a\ue000",
         "1,024 bytes": "x" * 1_024,
         "1,024 bytes after the LF is off": "x" * 1_024 + "\n",
+        "1,024 bytes after the spaces are off": f"  {'x' * 1_024} ",
+        "1,024 bytes after NFKC": "ｘ" * 1_024,
+        "1,024 bytes before words are joined": "abacus" + " " * 1_014 + "zoom",
+        "spaces around that NFKC makes": "\u3000abacus zoom\u00a0\n",
+        "hyphens that NFKC makes": "abacus－zoom﹣yippee",
+        "CRLF after a space": "abacus zoom \r\n",
+        "space, then a hyphen at the end": "abacus zoom -",
+        "a hyphen": "-",
+        "capitals off the list are kept": "Abacus XYZZY",
+        "capital that has no small letter of the list": "zoom-YİPPEE",
+        "long s is an s": "abacu\u017f zoom",
     }
     bad = {
         "empty": "",
@@ -243,6 +257,16 @@ def make_passphrases() -> list[Case]:
         "lone high surrogate": "a\ud800",
         "lone low surrogate": "\udfffa",
         "LF in front": "\nabacus",
+        "LF before a space": "abacus zoom\n ",
+        "LF between spaces at the end": "abacus zoom \n \n",
+        "tab at the end is no space": "abacus zoom\t",
+        "tab in front, and a LF": "\tabacus zoom\n",
+        "full-width letters, 1,025 bytes after NFKC": "ｘ" * 1_025,
+        "LF and CRLF": "abacus\n\r\n",
+        "spaces and a LF": "  \n",
+        "spaces that NFKC makes, and a CRLF": "\u00a0\u3000\r\n",
+        "NEXT LINE at the end is no LF": "abacus\u0085",
+        "1,025 bytes with a hyphen too many": "abacus" + "-" * 1_015 + "zoom",
         "ESC": "\x1babacus",
     }
     cases = [
@@ -322,17 +346,17 @@ def make_keys() -> list[Case]:
     ]
 
 
+FIRST_TEXT = body.Text("alice", INCARNATION, 1, bytes(144), "Grüße, 世界 👋")
+GENESIS_RANDOM = fixed("genesis", 16)
+
+
 def _keys(name: str, typed_passphrase: str, typed_room: str) -> Case:
+    """The whole way, value by value: a room's keys, its first message, its log, its code."""
     room_name = words.canonical_room_name(typed_room)
     passphrase = words.canonical_passphrase(typed_passphrase)
     salt = room_salt(CURVE_KEY, LOG_KEY.public, room_name)
     root = derive_root(passphrase, salt)
     room = RoomKeys(root)
-    author = Author(ALICE_SEED, room)
-    spoken = body.encode(TEXT)
-    nonce = author.nonce(RANDOMNESS, spoken)
-    header = Header(1, 1, LOG, 0, TIME_MS, nonce, author.public).packed
-    ek, com = room.message_keys(header)
     return case(
         name,
         "ok",
@@ -340,10 +364,12 @@ def _keys(name: str, typed_passphrase: str, typed_room: str) -> Case:
         typed_room=typed_room,
         curve_key=CURVE_KEY,
         log_key=LOG_KEY.public,
+        log_seed=LOG_SEED,
         master_seed=ALICE_SEED,
         randomness=RANDOMNESS,
         timestamp=TIME_MS,
-        body=spoken,
+        body=body.encode(FIRST_TEXT),
+        random=GENESIS_RANDOM,
         room=room_name,
         passphrase=passphrase,
         salt=salt,
@@ -351,11 +377,70 @@ def _keys(name: str, typed_passphrase: str, typed_room: str) -> Case:
         room_tag=room.tag,
         epoch_key=digest(Label.EPOCH, 32, bytes(4), root),
         member_seed=digest(Label.ROOM_ID, 32, room.tag, ALICE_SEED),
-        member_key=author.public,
-        nonce=nonce,
-        header=header,
-        ek=ek,
-        com=com,
+        **_first_message(room),
+    )
+
+
+def _first_message(room: RoomKeys) -> Case:
+    """From the body to the envelope's id, and on."""
+    author = Author(ALICE_SEED, room)
+    spoken = body.encode(FIRST_TEXT)
+    envelope = seal.seal(room, author, LOG, spoken, TIME_MS, RANDOMNESS)
+    header, nonce, box = envelope[:71], envelope[15:39], envelope[103:-64]
+    ek, com = room.message_keys(header)
+    return {
+        "member_key": author.public,
+        "nonce_input": RANDOMNESS + spoken,
+        "nonce": nonce,
+        "header": header,
+        "ek": ek,
+        "com": com,
+        "plaintext": bindings.crypto_secretbox_open(box, nonce, ek),
+        "box": box,
+        "signed": digest(Label.SIGN, 64, room.tag + envelope[:-64]),
+        "signature": envelope[-64:],
+        "envelope": envelope,
+        "id": envelope_id(envelope),
+        **_first_log(room, author, envelope_id(envelope)),
+    }
+
+
+def _first_log(room: RoomKeys, author: Author, entry_id: bytes) -> Case:
+    """A log of one entry, its head, and the verification code there."""
+    genesis = Genesis(room.tag, LOG_KEY.public, GENESIS_RANDOM)
+    birth = LOG_KEY.sign_birth(genesis)
+    (h,) = ledger.chain(genesis.log, 1, [entry_id])
+    made = LOG_KEY.sign_head(room.tag, genesis.log, 1, h, 0)
+    members = {author.public: "alice"}
+    data = verification_data(made, members)
+    password = room.verification_password(made, members.items())
+    return {
+        "genesis": genesis.packed,
+        "log": genesis.log,
+        "birth_signed": digest(Label.GENESIS, 64, genesis.packed),
+        "birth": birth,
+        "h": h,
+        "head_signed": digest(Label.HEAD, 64, room.tag + made.packed[:-64]),
+        "head": made.packed,
+        "verify_data": data,
+        "verify_password": password,
+        "verify_code": verification_code(password, room),
+        "verify_words": room.verification_code(made, members.items()),
+    }
+
+
+def verification_data(at: Head, members: dict[bytes, str]) -> bytes:
+    """What the verification code at a head is made of (section 10)."""
+    data = at.packed[:-64] + len(members).to_bytes(4, "big")
+    for key, label in sorted(members.items()):
+        data += key + bytes([len(label.encode())]) + label.encode()
+    return data
+
+
+def verification_code(password: bytes, room: RoomKeys) -> bytes:
+    """The 16 bytes whose words are read out."""
+    return pwhash.argon2id.kdf(
+        16, password, room.tag, opslimit=VERIFY_OPS, memlimit=VERIFY_MEMORY_BYTES
     )
 
 
@@ -423,6 +508,7 @@ def _seal(
         randomness=RANDOMNESS,
         room_tag=ROOM.tag,
         member_key=ALICE.public,
+        nonce_input=RANDOMNESS + spoken,
         nonce=header[15:39],
         header=header,
         ek=ek,
@@ -529,10 +615,22 @@ def _fail_keyed() -> Iterable[Case]:
     scalar = int.from_bytes(GOOD[-32:], "little") + ED25519_ORDER
     greater = GOOD[:-32] + scalar.to_bytes(32, "little")
     yield _opening("S not canonical", "signature", greater)
+    yield _opening("R of small order", "signature", _signed_with_small_r())
     # R = B and S = 1 hold for the neutral element as key, whatever the message.
     neutral = forged(header={"sender": b"\1" + bytes(31)})[:-64]
     easy = neutral + b"\x58" + b"\x66" * 31 + b"\1" + bytes(31)
     yield _opening("sender of small order", "signature", easy)
+
+
+def _signed_with_small_r() -> bytes:
+    """Alice's own signature with the neutral element as R: the equation holds (RFC 8032, 5.1.7)."""
+    unsigned, r = GOOD[:-64], b"\1" + bytes(31)
+    signed = digest(Label.SIGN, 64, ROOM.tag + unsigned)
+    seed = digest(Label.ROOM_ID, 32, ROOM.tag, ALICE_SEED)
+    low = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little")
+    secret = low & ((1 << 254) - 8) | 1 << 254
+    k = int.from_bytes(hashlib.sha512(r + ALICE.public + signed).digest(), "little")
+    return unsigned + r + (k * secret % ED25519_ORDER).to_bytes(32, "little")
 
 
 def _fail_inside() -> Iterable[Case]:
@@ -609,6 +707,7 @@ def _good_logged() -> Iterable[Case]:
         "name of 32 code points": body.Void("🐟" * 32, bytes(16), 1, bytes(144)),
         "name with a format character": body.Void("a\u200bb", bytes(16), 1, bytes(144)),
         "seen at the last place": body.Void("a", bytes(16), 1, _seen(2**63 - 1, 2**63 - 1)),
+        "seen at place 0 of some log": body.Void("a", bytes(16), 1, _seen(0, 0)),
     }
     for name, said in logged.items():
         yield _readable(name, LOG, body.encode(said), pairs(said))
@@ -627,7 +726,10 @@ def _good_logged() -> Iterable[Case]:
         },
         "unknown: map of 16": {"a": {f"{n:x}": n for n in range(16)}},
         "unknown: empty key": {"": 0},
-        "unknown: nested 15 deep": {"a": _nested(15)},
+        "unknown: 16 deep": {"a": _nested(15)},
+        "unknown: 16 deep, maps": {"a": _nested_maps(15)},
+        "unknown: 16 deep, the last one empty": {"a": _nested(14, [])},
+        "unknown: 16 deep in two places": {"a": _nested(15), "b": [_nested_maps(14)]},
     }
     for name, further in unknown.items():
         known = pairs(VOID, kind="react")
@@ -644,6 +746,10 @@ def _good_casts() -> Iterable[Case]:
     for name, beat in {
         "beat": BEAT,
         "beat, leaving": body.Beat("a", bytes(16), 1, bytes(144), bytes(8), (), True),
+        "beat, last number": body.Beat("a", bytes(16), 2**63 - 1, SEEN, bytes(8), (), False),
+        "beat, seen at place 0 of some log": body.Beat(
+            "a", bytes(16), 1, _seen(0, 0), bytes(8), (), False
+        ),
         "beat with 32 echoes": body.Beat("a", bytes(16), 1, SEEN, bytes(8), (bytes(8),) * 32, True),
     }.items():
         yield _readable(name, CAST, body.encode(beat), pairs(beat))
@@ -658,10 +764,16 @@ def _seen(n: int, expired: int) -> bytes:
     return fixed("log") + u64(n) + fixed("hash") + u64(expired) + bytes(64)
 
 
-def _nested(depth: int) -> object:
-    value: object = 1
+def _nested(depth: int, value: object = 1) -> object:
     for _ in range(depth):
         value = [value]
+    return value
+
+
+def _nested_maps(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = {"m": value}
     return value
 
 
@@ -709,6 +821,7 @@ def _bad_values() -> Iterable[tuple[str, int, bytes]]:
         "seen: both 2^63": {"seen": _seen(2**63, 2**63)},
         "seen: expired above n": {"seen": _seen(3, 4)},
         "seen: expired above n = 0": {"seen": _seen(0, 1)},
+        "seen: expired all ones": {"seen": _seen(2**63 - 1, 2**64 - 1)},
     }
     for name, change in changes.items():
         yield f"void: {name}", LOG, mp(pairs(VOID, **change))
@@ -727,7 +840,10 @@ def _bad_values() -> Iterable[tuple[str, int, bytes]]:
         yield f"text: {name}", LOG, mp(pairs(TEXT, **change))
     beats: dict[str, dict[str, object]] = {
         "count 0": {"count": 0},
+        "count 2^63": {"count": 2**63},
         "count is a float": {"count": 1.0},
+        "kind is void": {"kind": "void"},
+        "seen: n 2^63": {"seen": _seen(2**63, 0)},
         "ask of 7 bytes": {"ask": bytes(7)},
         "33 echoes": {"echo": [bytes(8)] * 33},
         "echo of 9 bytes": {"echo": [bytes(9)]},
@@ -754,6 +870,7 @@ def _bad_shapes(text: bytes, void: bytes, beat: bytes) -> Iterable[tuple[str, in
     yield "void: no kind", LOG, _without(VOID, "kind")
     yield "beat: no leaving", CAST, _without(BEAT, "leaving")
     yield "void: pairs in another order", LOG, mp(dict(reversed(pairs(VOID).items())))
+    yield "beat: pairs in another order", CAST, mp(_exchanged(pairs(BEAT), "ask"))
     swapped = pairs(TEXT)
     swapped["text"] = swapped.pop("text")
     yield "text: last pairs exchanged", LOG, mp(swapped)
@@ -811,15 +928,26 @@ def _bad_unknown() -> Iterable[tuple[str, int, bytes]]:
         "array longer than the body": b"\xdd\xff\xff\xff\xff",
         "map longer than the body": b"\xdf\xff\xff\xff\xff",
         "bin longer than the body": b"\xc6\xff\xff\xff\xff",
-        "nested 17 deep": mp(_nested(17)),
-        "nested 5,000 deep": b"\x91" * 5_000 + b"\x01",
-        "nested 60,000 deep": b"\x91" * 60_000 + b"\x01",
+        "17 deep": mp(_nested(16)),
+        "17 deep, maps": mp(_nested_maps(16)),
+        "17 deep, the last one an empty array": mp(_nested(15, [])),
+        "17 deep, the last one an empty map": mp(_nested(15, {})),
+        "5,000 deep": b"\x91" * 5_000 + b"\x01",
+        "60,000 deep": b"\x91" * 60_000 + b"\x01",
     }.items():
         yield f"unknown: {name}", LOG, start + raw
+    yield "unknown: two of the five exchanged", LOG, mp(_exchanged(known, "incarnation"))
+    yield "unknown: kind is not the first pair", LOG, mp(_exchanged(known, "kind"))
+    yield "unknown: one byte more", LOG, mp(known) + b"\0"
     yield "unknown: one of the five twice", LOG, start[:-2] + b"\xa4name\xa5alice"
     yield "unknown: incarnation is str in base64", LOG, mp({**known, "incarnation": _base64()})
     space = 66_560 - len(mp(pairs(VOID, kind="file", data=b"x" * 66_000))) + 66_001
     yield "unknown: 66,561 bytes", LOG, mp(pairs(VOID, kind="file", data=b"x" * space))
+
+
+def _exchanged(known: dict[str, object], key: str) -> dict[str, object]:
+    """The same pairs, but the one of this key is the last."""
+    return {**{k: v for k, v in known.items() if k != key}, key: known[key]}
 
 
 def _four() -> dict[str, object]:
@@ -868,58 +996,120 @@ _GENESIS_FIELDS = ("room_tag", "log_key", "random", "parent", "parent_n", "paren
 
 
 def _lineages() -> Iterable[Case]:
-    first, second, third = (LOG_KEY.sign_birth(g) for g in (GENESIS, SECOND, THIRD))
-    generations = [GENESIS]
-    for n in range(1, 17):
-        parent = generations[-1].log
-        generations.append(
-            Genesis(ROOM.tag, LOG_KEY.public, fixed(f"generation {n}", 16), parent, 0, parent)
-        )
-    births = [LOG_KEY.sign_birth(g) for g in reversed(generations)]
+    for source in (_good_lineages, _broken_lineages, _foreign_births, _unsound_parents):
+        for name, outcome, log, lineage in source():
+            yield case(
+                f"lineage: {name}",
+                outcome,
+                what="lineage",
+                room_tag=ROOM.tag,
+                log_key=LOG_KEY.public,
+                log=log.log,
+                lineage=lineage,
+            )
+
+
+Lineage: TypeAlias = tuple[str, str, Genesis, list[bytes]]
+
+
+def born(*logs: Genesis) -> list[bytes]:
+    """Births of logs, newest first, as the broker signs them."""
+    return [LOG_KEY.sign_birth(log) for log in logs]
+
+
+def _generations(count: int) -> list[Genesis]:
+    """So many logs, newest first, of which each lost every entry of its parent."""
+    logs = [GENESIS]
+    for n in range(1, count):
+        parent = logs[0].log
+        younger = Genesis(ROOM.tag, LOG_KEY.public, fixed(f"generation {n}", 16), parent, 0, parent)
+        logs.insert(0, younger)
+    return logs
+
+
+def _good_lineages() -> Iterable[Lineage]:
+    yield "one log", "ok", GENESIS, born(GENESIS)
+    yield "two logs", "ok", SECOND, born(SECOND, GENESIS)
+    yield "three logs", "ok", THIRD, born(THIRD, SECOND, GENESIS)
+    for count in (15, 16):
+        logs = _generations(count)
+        yield f"{count} logs", "ok", logs[0], born(*logs)
+    logs = _generations(17)
+    yield "16 logs, the last has a parent", "ok", logs[0], born(*logs[:16])
+    for name, parent_n in (("the last place", 2**63 - 1), ("place 1", 1)):
+        log = SECOND._replace(parent_n=parent_n)
+        yield f"parent ends at {name}", "ok", log, born(log, GENESIS)
+    nothing_kept = SECOND._replace(parent_n=0, parent_hash=GENESIS.log)
+    yield "parent n 0, parent h is its log id", "ok", nothing_kept, born(nothing_kept, GENESIS)
+
+
+def _broken_lineages() -> Iterable[Lineage]:
+    logs = _generations(17)
+    yield "none", "refused", GENESIS, []
+    yield "17 logs", "refused", logs[0], born(*logs)
+    yield "one log, the last has a parent", "refused", SECOND, born(SECOND)
+    yield "two logs, the last has a parent", "refused", THIRD, born(THIRD, SECOND)
+    yield "15 logs, the last has a parent", "refused", logs[0], born(*logs[:15])
+    orphan = GENESIS._replace(random=fixed("orphan", 16))
+    yield "of another log", "refused", SECOND, born(GENESIS)
+    yield "oldest first", "refused", SECOND, born(GENESIS, SECOND)
+    yield "one left out", "refused", THIRD, born(THIRD, GENESIS)
+    yield "one twice", "refused", SECOND, born(SECOND, SECOND, GENESIS)
+    yield "goes on behind the first", "refused", GENESIS, born(GENESIS, orphan)
+    yield "parent of another log", "refused", SECOND, born(SECOND, orphan)
+
+
+def _foreign_births() -> Iterable[Lineage]:
+    first, second = born(GENESIS, SECOND)
     foreign = Genesis(OTHER_ROOM.tag, LOG_KEY.public, fixed("foreign", 16))
     usurped = Genesis(ROOM.tag, OTHER_LOG_KEY.public, fixed("usurped", 16))
-    orphan = GENESIS._replace(random=fixed("orphan", 16))
-    for name, outcome, log, lineage in (
-        ("one log", "ok", GENESIS, [first]),
-        ("two logs", "ok", SECOND, [second, first]),
-        ("three logs", "ok", THIRD, [third, second, first]),
-        ("16 logs", "ok", generations[15], births[1:]),
-        ("none", "refused", GENESIS, []),
-        ("17 logs", "refused", generations[16], births),
-        ("of another log", "refused", SECOND, [first]),
-        ("oldest first", "refused", SECOND, [first, second]),
-        ("one left out", "refused", THIRD, [third, first]),
-        ("one twice", "refused", SECOND, [second, second, first]),
-        ("goes on behind the first", "refused", GENESIS, [first, LOG_KEY.sign_birth(orphan)]),
-        ("parent of another log", "refused", SECOND, [second, LOG_KEY.sign_birth(orphan)]),
-        ("signature changed", "refused", GENESIS, [flipped(first, 199)]),
-        ("signature of the parent changed", "refused", SECOND, [second, flipped(first, 140)]),
-        ("signature of another birth", "refused", GENESIS, [first[:136] + second[136:]]),
-        ("genesis changed", "refused", GENESIS, [flipped(first, 50)]),
-        ("other room", "refused", foreign, [LOG_KEY.sign_birth(foreign)]),
-        ("other log key, signed by it", "refused", usurped, [OTHER_LOG_KEY.sign_birth(usurped)]),
-        ("other log key, signed by ours", "refused", usurped, [LOG_KEY.sign_birth(usurped)]),
-        ("signed by another key", "refused", GENESIS, [OTHER_LOG_KEY.sign_birth(GENESIS)]),
-        ("birth of 199 bytes", "malformed", GENESIS, [first[:-1]]),
-        ("birth of 201 bytes", "malformed", GENESIS, [first + b"\0"]),
+    yield "signature changed", "refused", GENESIS, [flipped(first, 199)]
+    yield "signature of the parent changed", "refused", SECOND, [second, flipped(first, 140)]
+    yield "signature of another birth", "refused", GENESIS, [first[:136] + second[136:]]
+    yield "genesis changed", "refused", GENESIS, [flipped(first, 50)]
+    yield "other room", "refused", foreign, born(foreign)
+    theirs = OTHER_LOG_KEY.sign_birth
+    yield "other log key, signed by it", "refused", usurped, [theirs(usurped)]
+    yield "other log key, signed by ours", "refused", usurped, born(usurped)
+    yield "signed by another key", "refused", GENESIS, [theirs(GENESIS)]
+    yield "birth of 199 bytes", "malformed", GENESIS, [first[:-1]]
+    yield "birth of 201 bytes", "malformed", GENESIS, [first + b"\0"]
+
+
+def _unsound_parents() -> Iterable[Lineage]:
+    """Births that are signed, and name a parent as none can be."""
+    for name, n, h in (
+        ("parent n 2^63", 2**63, HASHES[5]),
+        ("parent n all ones", 2**64 - 1, HASHES[5]),
+        ("parent n 0, parent h of another place", 0, HASHES[5]),
+        ("parent n 0, parent h zero", 0, bytes(32)),
     ):
-        yield case(
-            f"lineage: {name}",
-            outcome,
-            what="lineage",
-            room_tag=ROOM.tag,
-            log_key=LOG_KEY.public,
-            log=log.log,
-            lineage=lineage,
-        )
+        log = SECOND._replace(parent_n=n, parent_hash=h)
+        yield name, "refused", log, born(log, GENESIS)
+    older = SECOND._replace(parent_n=2**63)
+    younger = THIRD._replace(parent=older.log)
+    yield "parent n 2^63 in the second birth", "refused", younger, born(younger, older, GENESIS)
+    for name, n, h in (
+        ("no parent, parent n 5", 5, bytes(32)),
+        ("no parent, parent h not zero", 0, HASHES[5]),
+        ("no parent, n and h of one", 5, HASHES[5]),
+        ("no parent, parent n 2^63", 2**63, bytes(32)),
+    ):
+        log = GENESIS._replace(parent_n=n, parent_hash=h)
+        yield name, "refused", log, born(log)
+    odd = GENESIS._replace(parent_n=1)
+    child = SECOND._replace(parent=odd.log)
+    yield "no parent, parent n 1, in the second birth", "refused", child, born(child, odd)
 
 
 def _restored() -> Iterable[Case]:
     nothing = Genesis(ROOM.tag, LOG_KEY.public, bytes(16), GENESIS.log, 0, GENESIS.log)
+    claims = nothing._replace(parent_hash=HASHES[1])
     for name, outcome, genesis, ids in (
         ("five entries survived", "ok", SECOND, IDS[:5]),
         ("more has come since", "ok", SECOND, IDS),
         ("none survived", "ok", nothing, []),
+        ("none survived, h of place 1", "refused", claims, IDS[:1]),
         ("an id changed", "refused", SECOND, [*IDS[:4], fixed("other id")]),
         ("two ids exchanged", "refused", SECOND, [IDS[1], IDS[0], *IDS[2:5]]),
         ("an id missing", "refused", SECOND, IDS[:4]),
@@ -951,23 +1141,30 @@ def _chains() -> Iterable[Case]:
 
 
 def _heads() -> Iterable[Case]:
-    for n, expired in ((0, 0), (1, 0), (8, 3), (8, 8)):
-        made = head(n, expired)
+    last = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 2**63 - 1, HASHES[8], 2**63 - 1)
+    for made in (head(0), head(1), head(8, 3), head(8, 8), last):
         yield case(
-            f"head: place {n}, {expired} expired",
+            f"head: place {made.n}, {made.expired} expired",
             "ok",
             what="head",
             log_seed=LOG_SEED,
-            log=GENESIS.log,
-            n=n,
-            h=HASHES[n],
-            expired=expired,
+            log=made.log,
+            n=made.n,
+            h=made.hash,
+            expired=made.expired,
             signed=digest(Label.HEAD, 64, ROOM.tag + made.packed[:-64]),
             **_head_inputs(made.packed),
         )
+    yield from _bad_heads()
+
+
+def _bad_heads() -> Iterable[Case]:
     good = head(8, 3)
     far = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 2**63, HASHES[8], 3)
     both = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 2**63, HASHES[8], 2**63)
+    late = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 8, HASHES[8], 2**63)
+    ones = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 2**64 - 1, HASHES[8], 2**64 - 1)
+    start = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 0, GENESIS.log, 1)
     above = LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 3, HASHES[3], 4)
     foreign = LOG_KEY.sign_head(OTHER_ROOM.tag, GENESIS.log, 8, HASHES[8], 3)
     usurped = OTHER_LOG_KEY.sign_head(ROOM.tag, GENESIS.log, 8, HASHES[8], 3)
@@ -985,7 +1182,10 @@ def _heads() -> Iterable[Case]:
         ("empty", "malformed", b""),
         ("n 2^63", "malformed", far.packed),
         ("n and expired 2^63", "malformed", both.packed),
+        ("n and expired all ones", "malformed", ones.packed),
+        ("expired 2^63", "malformed", late.packed),
         ("expired above n", "malformed", above.packed),
+        ("expired above n = 0", "malformed", start.packed),
     ):
         yield case(f"head: {name}", outcome, what="head", **_head_inputs(packed))
 
@@ -1067,14 +1267,28 @@ def _good_proofs() -> Iterable[Case]:
     yield _proof("two hashes", "ok", "P1", head(3), _lie(3, forked[3]))
     yield _proof("two hashes, expired differs", "ok", "P1", head(3, 2), _lie(3, forked[3], 1))
     yield _proof("two hashes at place 0", "ok", "P1", head(0), _lie(0, forked[3]))
+    strange = _lie(0, fixed("strange"))
+    yield _proof("(0, log id), which nobody signed", "ok", "P1", _start(), strange)
+    yield _proof("(0, log id) second", "ok", "P1", strange, _start())
+    at_start = OTHER_IDS[:6]
     fork = _lie(6, forked[6])
     yield _proof("another past", "ok", "P2", head(3), fork, OTHER_IDS[3:6], forked[3])
     yield _proof("another past, one id", "ok", "P2", head(5), fork, OTHER_IDS[5:6], forked[5])
-    strange = _lie(0, fixed("strange"))
+    false_start = _lie(6, ledger.chain(fixed("strange"), 1, at_start)[-1])
+    yield _proof(
+        "from (0, log id), which nobody signed",
+        "ok",
+        "P2",
+        _start(),
+        false_start,
+        at_start,
+        fixed("strange"),
+    )
     yield _proof("head at place 0 is not h0", "ok", "P2", strange, head(2), IDS[:2], GENESIS.log)
     twice = _lie(5, TWICE_HASHES[5])
     yield _proof("an id twice", "ok", "P3", head(1), twice, TWICE[1:])
     yield _proof("an id twice from place 0", "ok", "P3", head(0), twice, TWICE)
+    yield _proof("from (0, log id), which nobody signed", "ok", "P3", _start(), twice, TWICE)
     same = ledger.chain(HASHES[3], 4, [IDS[3]] * 3)
     yield _proof("an id three times", "ok", "P3", head(3), _lie(6, same[-1]), [IDS[3]] * 3)
 
@@ -1092,6 +1306,11 @@ def _usurped(n: int, h: bytes) -> Head:
     return OTHER_LOG_KEY.sign_head(ROOM.tag, GENESIS.log, n, h, 0)
 
 
+def _start(h: bytes = GENESIS.log) -> bytes:
+    """Place 0 of the common log, signed by nobody."""
+    return GENESIS.log + u64(0) + h + u64(0) + bytes(64)
+
+
 def _unsigned(made: Head) -> bytes:
     return flipped(made.packed, 143)
 
@@ -1100,6 +1319,14 @@ def _bad_proofs() -> Iterable[Case]:
     yield from _bad_p1()
     yield from _bad_p2()
     yield from _bad_p3()
+
+
+def _second_start() -> bytes:
+    return SECOND.log + u64(0) + SECOND.log + u64(0) + bytes(64)
+
+
+def _expired_start() -> bytes:
+    return GENESIS.log + u64(0) + GENESIS.log + u64(1) + bytes(64)
 
 
 def _bad_p1() -> Iterable[Case]:
@@ -1115,6 +1342,12 @@ def _bad_p1() -> Iterable[Case]:
         ("bad signature, second", "refused", head(3), _unsigned(lie)),
         ("bad signature, both", "refused", _unsigned(head(3)), _unsigned(lie)),
         ("hash changed, not signed", "refused", head(3), flipped(head(3).packed, 40)),
+        ("place 0 twice, both (0, log id)", "refused", head(0), _start()),
+        ("(0, another h), not signed", "refused", head(0), _start(fixed("strange"))),
+        ("(0, another h) and (0, log id), not signed", "refused", _start(), _start(bytes(32))),
+        ("(0, log id) of another log", "refused", _lie(0, fixed("strange")), _second_start()),
+        ("expired above n = 0", "malformed", _lie(0, fixed("strange")), _expired_start()),
+        ("n 2^63", "malformed", _lie(2**63, HASHES[3]), _lie(2**63, OTHER_HASHES[3])),
         ("head of 143 bytes", "malformed", head(3), lie.packed[:-1]),
         ("expired above n", "malformed", head(3), _lie(3, OTHER_HASHES[3], 4)),
     ):
@@ -1128,6 +1361,12 @@ def _bad_p2() -> Iterable[Case]:
     honest, h3, mine = head(6), HASHES[3], IDS[3:6]
     yield _proof("x is h", "refused", "P2", head(3), honest, mine, h3)
     yield _proof("x is h and one byte more", "refused", "P2", head(3), honest, mine, h3 + b"\1")
+    yield _proof("x is h without its last byte", "refused", "P2", head(3), honest, mine, h3[:-1])
+    yield _proof("no x", "refused", "P2", head(3), honest, mine, b"")
+    start = GENESIS.log
+    yield _proof("x is h, which nobody signed", "refused", "P2", _start(), honest, IDS[:6], start)
+    odd = _start(x)
+    yield _proof("(0, another h), not signed", "refused", "P2", odd, honest, IDS[:6], start)
     yield _proof("one id too few", "refused", "P2", head(3), honest, mine[1:], HASHES[4])
     yield _proof("only the last id", "refused", "P2", head(3), honest, mine[2:], HASHES[5])
     yield _proof("one id too many", "refused", "P2", head(3), honest, IDS[2:6], HASHES[2])
@@ -1139,6 +1378,7 @@ def _bad_p2() -> Iterable[Case]:
     shifted = _lie(6, ledger.chain(x, 1, ids)[-1])
     yield _proof("ids folded at other places", "refused", "P2", head(3), shifted, ids, x)
     yield _proof("the later head first", "refused", "P2", fork, head(3), ids, x)
+    yield _proof("an id of 33 bytes", "refused", "P2", head(3), fork, [*ids[:2], ids[2] + b"\0"], x)
     yield _proof("the same place", "refused", "P2", head(6), fork, [], x)
     yield _proof("other room", "refused", "P2", _foreign(3, h3), fork, ids, x)
     yield _proof("other log", "refused", "P2", _other_log(3, h3), fork, ids, x)
@@ -1148,9 +1388,19 @@ def _bad_p2() -> Iterable[Case]:
     yield _proof("another log key accused", "refused", "P2", head(3), fork, ids, x, key)
 
 
+def _unfounded() -> Head:
+    """What the ids of TWICE give where they do not begin at the log id."""
+    return _lie(5, ledger.chain(OTHER_HASHES[3], 1, TWICE)[-1])
+
+
 def _bad_p3() -> Iterable[Case]:
     twice, ids = _lie(5, TWICE_HASHES[5]), TWICE[1:]
     yield _proof("no id twice", "refused", "P3", head(1), head(5), IDS[1:5])
+    yield _proof("no id twice, from (0, log id)", "refused", "P3", _start(), head(5), IDS[:5])
+    bare = _start(OTHER_HASHES[3])
+    yield _proof("(0, another h), not signed", "refused", "P3", bare, _unfounded(), TWICE)
+    cut = [*TWICE[1:3], IDS[1][:-1], IDS[4]]
+    yield _proof("an id of 31 bytes", "refused", "P3", head(1), twice, cut)
     yield _proof("one id too many", "refused", "P3", head(1), head(5), [IDS[1], *IDS[1:5]])
     yield _proof("one id too few", "refused", "P3", head(1), twice, ids[1:])
     again = ledger.chain(HASHES[3], 4, [IDS[0], IDS[4]])
@@ -1165,6 +1415,99 @@ def _bad_p3() -> Iterable[Case]:
     yield _proof("the later head first", "refused", "P3", twice, head(1), ids)
     key = OTHER_LOG_KEY.public
     yield _proof("another log key accused", "refused", "P3", head(1), twice, ids, log_key=key)
+
+
+# --- seen.json ------------------------------------------------------------------------------------
+
+MY_IDS = [*IDS[:5], *(fixed(f"later id {n}") for n in range(6, 9))]
+MY_HASHES = [SECOND.log, *ledger.chain(SECOND.log, 1, MY_IDS)]
+
+
+def make_seen() -> list[Case]:
+    """The `seen` of an entry, and what it says about the server or its author (section 9).
+
+    The log is the second one, which kept five entries of the first.
+    """
+    return [*_good_seen(), *_bad_seen(), *_seen_in_the_third()]
+
+
+def _mine(n: int, h: bytes | None = None) -> Head:
+    """A signed head of the second log."""
+    return LOG_KEY.sign_head(ROOM.tag, SECOND.log, n, MY_HASHES[n] if h is None else h, 0)
+
+
+def _seen_case(
+    name: str,
+    outcome: str,
+    place: int,
+    seen: bytes | Head,
+    logs: Sequence[Genesis] = (SECOND, GENESIS),
+    ids: Sequence[bytes] = tuple(MY_IDS),
+) -> Case:
+    return case(
+        name,
+        outcome,
+        room_tag=ROOM.tag,
+        log_key=LOG_KEY.public,
+        lineage=born(*logs),
+        ids=list(ids),
+        place=place,
+        seen=seen.packed if isinstance(seen, Head) else seen,
+    )
+
+
+def _good_seen() -> Iterable[Case]:
+    yield _seen_case("nothing seen", "ok", 1, bytes(144))
+    yield _seen_case("place 0 of this log", "ok", 1, _mine(0))
+    yield _seen_case("place 0 of an unknown log, not signed", "ok", 1, _seen(0, 0))
+    yield _seen_case("place 0 of this log, h is not its id", "ok", 8, _unsigned(_mine(0, ODD)))
+    yield _seen_case("mine", "ok", 8, _mine(3))
+    yield _seen_case("mine, right before its place", "ok", 8, _mine(7))
+    yield _seen_case("mine, not signed", "ok", 8, _unsigned(_mine(7)))
+    yield _seen_case("the parent's, at its end", "ok", 8, head(5))
+    yield _seen_case("the parent's, not signed", "ok", 4, _unsigned(head(3)))
+
+
+ODD = fixed("odd hash")
+
+
+def _bad_seen() -> Iterable[Case]:
+    for name, outcome, place, seen in (
+        ("mine, h differs", "fork", 8, _mine(7, ODD)),
+        ("mine, at its own place", "fork", 7, _mine(7)),
+        ("mine, beyond its place", "fork", 3, _mine(7)),
+        ("mine, beyond my end", "fork", 8, _mine(9, ODD)),
+        ("mine, at the last place", "fork", 8, _mine(2**63 - 1, ODD)),
+        ("the parent's, h differs", "fork", 8, _lie(5, ODD)),
+        ("the parent's, beyond its end", "lost", 8, head(6)),
+        ("the parent's, beyond its end and its place", "lost", 6, head(8)),
+        ("another log, unnamed", "other log", 8, _other(3, ODD)),
+        ("another log, beyond my end", "other log", 8, _other(99, ODD)),
+    ):
+        yield _seen_case(name, outcome, place, seen)
+        yield _seen_case(f"{name}, not signed", "forged", place, _unsigned(seen))
+    foreign = LOG_KEY.sign_head(OTHER_ROOM.tag, SECOND.log, 7, ODD, 0)
+    yield _seen_case("mine, h differs, of another room", "forged", 8, foreign)
+    usurped = OTHER_LOG_KEY.sign_head(ROOM.tag, SECOND.log, 7, ODD, 0)
+    yield _seen_case("mine, h differs, of another key", "forged", 8, usurped)
+
+
+def _other(n: int, h: bytes) -> Head:
+    return LOG_KEY.sign_head(ROOM.tag, fixed("unnamed log"), n, h, 0)
+
+
+def _seen_in_the_third() -> Iterable[Case]:
+    """The third log kept two entries of the second, and so two of the first."""
+    ids = [*IDS[:2], *(fixed(f"third id {n}") for n in range(3, 9))]
+    for name, outcome, seen in (
+        ("the grandparent's, at the smallest end", "ok", head(2)),
+        ("the grandparent's, beyond the smallest end", "lost", head(4)),
+        ("the grandparent's, h differs", "fork", _lie(2, ODD)),
+        ("the parent's, folded under its own id", "ok", _mine(2)),
+        ("the parent's, folded under the grandparent's", "fork", _mine(2, HASHES[2])),
+        ("the parent's, beyond its end of two", "lost", _mine(3)),
+    ):
+        yield _seen_case(name, outcome, 8, seen, (THIRD, SECOND, GENESIS), ids)
 
 
 # --- verify.json ----------------------------------------------------------------------------------
@@ -1206,10 +1549,8 @@ def _verify(
     name: str, room: RoomKeys, at: Head, members: dict[bytes, str], spoken: list[str] | None = None
 ) -> Case:
     """`spoken` is what the other one reads out; without it, the same words."""
-    data = at.packed[:-64] + len(members).to_bytes(4, "big")
-    for key, label in sorted(members.items()):
-        data += key + bytes([len(label.encode())]) + label.encode()
     said = room.verification_code(at, members.items())
+    password = room.verification_password(at, members.items())
     return case(
         name,
         "ok",
@@ -1221,8 +1562,9 @@ def _verify(
         members=[[key, label] for key, label in members.items()],
         spoken=spoken or said,
         room_tag=room.tag,
-        data=data,
-        password=digest(Label.VERIFY, 32, data, room.root),
+        data=verification_data(at, members),
+        password=password,
+        code=verification_code(password, room),
         words=said,
     )
 
@@ -1235,7 +1577,9 @@ ORIGIN = invite.Origin(fixed("origin's curve key"), OTHER_LOG_KEY.public)
 
 def make_invites() -> list[Case]:
     """Invites read and written, and lines that are refused."""
-    return [*_good_invites(), *(case(n, "refused", line=line) for n, line in _bad_invites())]
+    newer = [case(name, "newer", line=line) for name, line in _newer_invites()]
+    refused = [case(name, "refused", line=line) for name, line in _bad_invites()]
+    return [*_good_invites(), *newer, *refused]
 
 
 def _line(
@@ -1262,6 +1606,15 @@ def _good_invites() -> Iterable[Case]:
         "percent signs in lower case": _line("h", "grün").replace("%C3%BC", "%c3%bc"),
         "more percent signs than needed": plainly.replace("/lobby", "/%6cobby"),
         "room name not canonical": plainly.replace("/lobby", "/LOBBY"),
+        "room name of 64 bytes after NFKC": plainly.replace("/lobby", "/" + "%EF%BD%92" * 64),
+        "room of every unreserved sign": plainly.replace("/lobby", "/-._~"),
+        "host of one digit": _line("7", "lobby"),
+        "host of digits and dots that is no IPv4": _line("999.1.2.3.4", "lobby"),
+        "host of every sign": _line("a-._Z9", "lobby"),
+        "host with a dot at its end": _line("chat.example.org.", "lobby"),
+        "host of 253 letters": _line("h" * 253, "lobby"),
+        "IPv6 in capitals": _line("2001:DB8::7", "lobby"),
+        "line of 1,024 characters": _long_line(1_024),
     }.items():
         read = invite.parse_invite(line)
         moved = read.origin != read.server.keys
@@ -1279,6 +1632,13 @@ def _good_invites() -> Iterable[Case]:
             payload=base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4)),
             written=str(read),
         )
+
+
+def _long_line(length: int) -> str:
+    """A room name that is 768 characters here and 64 canonical ones, and a host that fills up."""
+    room = quote("\U0001d41a" * 64)
+    rest = _line("", "lobby").replace("/lobby", f"/{room}")
+    return rest.replace("//", f"//{'h' * (length - len(rest))}", 1)
 
 
 def _fragment(data: bytes) -> str:
@@ -1309,11 +1669,35 @@ def _bad_invites() -> Iterable[tuple[str, str]]:
         ("IPv6 in brackets that is a name", "//h", "//[localhost]"),
         ("IPv6 in brackets that is of a version to come", "//h", "//[v1.a]"),
         ("IPv4 in brackets", "//h", "//[192.0.2.7]"),
+        ("port with a zero in front", ":7000", ":07000"),
+        ("port of six digits", ":7000", ":100000"),
+        ("port with a space", ":7000", ": 7000"),
+        ("host begins with a dot", "//h", "//.h"),
+        ("host begins with a hyphen", "//h", "//-h"),
+        ("host begins with an underscore", "//h", "//_h"),
+        ("host beyond ASCII", "//h", "//grün"),
+        ("host with a percent sign", "//h", "//h%41"),
+        ("host of 254 letters", "//h", "//" + "h" * 254),
+        ("IPv6 with a zone", "//h", "//[fe80::1%25eth0]"),
+        ("IPv6 with a zone, its percent sign bare", "//h", "//[fe80::1%eth0]"),
+        ("IPv6, nothing in the brackets", "//h", "//[]"),
+        ("IPv6 with a prefix length", "//h", "//[2001:db8::/32]"),
+        ("IPv6 and a letter behind the bracket", "//h", "//[2001:db8::7]h"),
         ("no slash", "/lobby", ""),
         ("two parts of a path", "/lobby", "/lobby/more"),
         ("slash at the end", "/lobby", "/lobby/"),
         ("room: percent sign and no hex", "lobby", "lob%zzby"),
         ("room: percent sign at the end", "lobby", "lobby%"),
+        ("room: one hex digit", "lobby", "lobby%6"),
+        ("room: hex with a sign", "lobby", "lob%+1by"),
+        ("room: hex in other digits", "lobby", "lob%٦١by"),
+        ("room: a reserved character as it is", "lobby", "lob!by"),
+        ("room: a plus as it is", "lobby", "lob+by"),
+        ("room: an at sign as it is", "lobby", "lob@by"),
+        ("room: a colon as it is", "lobby", "lob:by"),
+        ("room: a space as it is", "lobby", "lob by"),
+        ("room: beyond ASCII as it is", "lobby", "grün"),
+        ("room: an overlong form", "lobby", "lob%c0%afby"),
         ("room: not UTF-8", "lobby", "lob%ffby"),
         ("room: a surrogate", "lobby", "lob%ed%a0%80by"),
         ("room: a space", "lobby", "lob%20by"),
@@ -1329,6 +1713,29 @@ def _bad_invites() -> Iterable[tuple[str, str]]:
     yield "empty fragment", good.partition("#")[0] + "#"
     yield "two fragments", good + "#more"
     yield "query part in the fragment", good + "?cost=1"
+    yield "space in front", " " + good
+    yield "space at the end", good + " "
+    yield "LF at the end", good + "\n"
+    yield "line of 1,025 characters", _long_line(1_025)
+
+
+def _newer_invites() -> Iterable[tuple[str, str]]:
+    """A first byte that is not 1, and behind it what this version cannot know."""
+    start = _line("h", "lobby").partition("#")[0]
+    keys = BROKER.curve_key + BROKER.log_key
+    yield "newer version", f"{start}#{_fragment(bytes([2]) + keys)}"
+    yield "newer version, longer", f"{start}#{_fragment(bytes([2]) + keys + bytes(33))}"
+    yield "newer version, other check", f"{start}#{_unlabelled(bytes([2]) + keys)}"
+    yield "newer version, one byte", f"{start}#Ag"
+    yield "newer version, a stem with an origin", f"{_stem()}#{_fragment(bytes([2]) + keys * 2)}"
+    fragment = _line("h", "lobby").partition("#")[2]
+    yield "letter 1 mangled, which makes the version 0", f"{start}#AA{fragment[2:]}"
+    yield "version 0", f"{start}#{_fragment(bytes([0]) + keys)}"
+    yield "version 255", f"{start}#{_fragment(bytes([255]) + keys)}"
+
+
+def _stem() -> str:
+    return _line("h", "").partition("#")[0]
 
 
 def _bad_fragments() -> Iterable[tuple[str, str]]:
@@ -1336,7 +1743,7 @@ def _bad_fragments() -> Iterable[tuple[str, str]]:
     moved = _line("h", "lobby", ORIGIN)
     start, _, fragment = good.partition("#")
     keys = BROKER.curve_key + BROKER.log_key
-    for at in (1, 30, 60, 91):
+    for at in (2, 30, 60, 91):
         letter = "A" if fragment[at] != "A" else "B"
         yield f"letter {at} mangled", f"{start}#{fragment[:at]}{letter}{fragment[at + 1 :]}"
     yield (
@@ -1351,9 +1758,11 @@ def _bad_fragments() -> Iterable[tuple[str, str]]:
     yield "room that moved: cut off to one broker", moved[: len(good)]
     yield "one letter more", good + "A"
     yield "four letters more", good + "AAAA"
-    yield "newer version", f"{start}#{_fragment(bytes([2]) + keys)}"
-    yield "newer version, longer", f"{start}#{_fragment(bytes([2]) + keys + bytes(33))}"
-    yield "version 0", f"{start}#{_fragment(bytes([0]) + keys)}"
+    first = bytes([1])
+    yield "origin equal to the keys", f"{start}#{_fragment(first + keys * 2)}"
+    yield "origin in a stem", f"{_stem()}#{_fragment(first + keys + ORIGIN.curve_key * 2)}"
+    yield "version alone", f"{start}#AQ"
+    yield "newer version, not in its one encoding", f"{start}#Ah"
     yield "one key", f"{start}#{_fragment(bytes([1]) + keys[:32])}"
     yield "three keys", f"{start}#{_fragment(bytes([1]) + keys + keys[:32])}"
     yield "one byte more, checked", f"{start}#{_fragment(bytes([1]) + keys + bytes(1))}"
@@ -1395,6 +1804,12 @@ def make_batches() -> list[Case]:
         "two envelopes": [(envelope_id(GOOD), GOOD), (envelope_id(other), other)],
         "an id twice": [(IDS[0], None)] * 2,
         "512 bare ids": [(IDS[0], None)] * 512,
+        "512 items of one byte": [_odd(b"x")] * 512,
+        "an item of one byte": [_odd(b"x")],
+        "an item of 32 bytes": [_odd(IDS[0])],
+        "an item of 69,633 bytes": [_odd(b"x" * 69_633)],
+        "an item that fills the batch": [_odd(b"x" * (196_608 - 4))],
+        "odd items between": [(IDS[0], None), _odd(b"xy"), (IDS[1], None), _odd(GOOD[:-1])],
     }
     bad = {
         "half a length": b"\0\0",
@@ -1408,7 +1823,12 @@ def make_batches() -> list[Case]:
         "length all ones": b"\xff\xff\xff\xff" + GOOD,
         "length little-endian": len(GOOD).to_bytes(4, "little") + GOOD,
         "length one too high": (len(GOOD) + 1).to_bytes(4, "big") + GOOD,
+        "bare id of no bytes, and an envelope": bytes(4) + full[:20],
+        "bare id cut off behind an item of one byte": b"\0\0\0\1x" + bare[:-1],
+        "item of one byte cut off": b"\0\0\0\1",
         "513 bare ids": bare * 513,
+        "513 items of one byte": b"\0\0\0\1x" * 513,
+        "512 bare ids and a zero byte": bare * 512 + b"\0",
     }
     cases = [
         case(
@@ -1421,6 +1841,10 @@ def make_batches() -> list[Case]:
         for name, items in good.items()
     ]
     return cases + [case(name, "malformed", batch=raw) for name, raw in bad.items()]
+
+
+def _odd(item: bytes) -> tuple[bytes, bytes]:
+    return envelope_id(item), item
 
 
 # --- frames.json ----------------------------------------------------------------------------------
@@ -1439,43 +1863,80 @@ REFUSE = wire.Refuse(0, 3, "rate", TAG, 1_500, "slow down")
 
 
 def make_frames() -> list[Case]:
-    """Words as frames, both ways."""
-    return [*_good_frames(), *_bad_frames()]
+    """Words as frames, both ways, and how a member takes a READY."""
+    return [*_good_to_broker(), *_good_to_member(), *_bad_frames(), *_greetings()]
 
 
-def _good_frames() -> Iterable[Case]:
-    batch = wire.pack_batch([(IDS[7], None)])
-    birth = LOG_KEY.sign_birth(GENESIS)
+def _good_to_broker() -> Iterable[Case]:
     fresh = wire.Position(TAG, ZERO, 0, 0, ZERO, 0)
     tip = wire.Position(TAG, GENESIS.log, 2**63 - 1, 2**63 - 1, ZERO, 1_048_576)
-    for name, to, word, second in (
-        ("HELLO", "broker", HELLO, None),
-        ("HELLO, protocol 2", "broker", wire.Hello(2**63 - 1, 2, "ß" * 64), None),
-        ("JOIN", "broker", JOIN, None),
-        ("JOIN of three rooms", "broker", wire.Join(1, (POSITION, fresh, tip)), None),
-        ("JOIN of 64 rooms", "broker", wire.Join(1, (fresh,) * 64), None),
-        ("PAGE", "broker", PAGE, None),
-        ("PAGE of bare ids", "broker", wire.Page(1, TAG, GENESIS.log, 5, 5, True), None),
-        ("POST", "broker", POST, GOOD),
-        ("CAST to the broker", "broker", wire.Cast(TAG), GOOD),
-        ("LEAVE", "broker", LEAVE, None),
-        ("READY", "member", READY, None),
-        ("STORED", "member", STORED, batch),
-        ("CAST to a member", "member", wire.Cast(TAG), GOOD),
-        ("ENTRIES", "member", ENTRIES, batch),
-        ("ENTRIES, no room", "member", wire.Entries(1, TAG, ZERO, 1, ZERO, b"", 0, ()), b""),
+    last = wire.Page(1, TAG, GENESIS.log, 2**63 - 1, 2**63 - 1, False)
+    for name, word, second in (
+        ("HELLO", HELLO, None),
+        ("HELLO, protocol 0", wire.Hello(1, 0, "s"), None),
+        ("HELLO, protocol 2", wire.Hello(2**63 - 1, 2, "ß" * 64), None),
+        ("JOIN", JOIN, None),
+        ("JOIN of three rooms", wire.Join(1, (POSITION, fresh, tip)), None),
+        ("JOIN of a room twice", wire.Join(1, (POSITION, POSITION)), None),
+        ("JOIN of 64 rooms", wire.Join(1, (fresh,) * 64), None),
+        ("PAGE", PAGE, None),
+        ("PAGE of bare ids", wire.Page(1, TAG, GENESIS.log, 5, 5, True), None),
+        ("PAGE of the last place", last, None),
+        ("PAGE whose first is beyond its last", wire.Page(1, TAG, ZERO, 6, 5, True), None),
+        ("POST", POST, GOOD),
+        ("POST of no bytes, last number", wire.Post(TAG, 2**63 - 1), b""),
+        ("POST at its bound", POST, bytes(69_632)),
+        ("CAST to the broker", wire.Cast(TAG), GOOD),
+        ("CAST at its bound", wire.Cast(TAG), bytes(1_024)),
+        ("LEAVE", LEAVE, None),
+    ):
+        yield _frames(name, "broker", word, wire.encode(word, second))
+
+
+def _good_to_member() -> Iterable[Case]:
+    one, ids = wire.pack_item(IDS[7], None), wire.pack_batch((i, None) for i in IDS)
+    (birth,) = born(GENESIS)
+    log, at_end = GENESIS.log, head(8).packed
+    last = _seen(2**63 - 1, 2**63 - 1)
+    full = wire.pack_batch([_odd(b"x" * (196_608 - 4))])
+    for name, word, second in (
+        ("READY", READY, None),
+        ("STORED", STORED, one),
+        ("STORED, eight ids", wire.Stored(TAG, 8, log, 1, log, at_end), ids),
+        ("STORED, last place", wire.Stored(TAG, 2**63 - 1, log, 2**63 - 1, ZERO, last), one),
+        ("CAST to a member", wire.Cast(TAG), GOOD),
+        ("ENTRIES", ENTRIES, one),
+        ("ENTRIES, an envelope and ids", ENTRIES, one + wire.pack_item(b"", GOOD) + one),
+        ("ENTRIES, items that are no envelopes", ENTRIES, wire.pack_batch([_odd(b"x")] * 2)),
+        ("ENTRIES at its bound", ENTRIES, full),
+        ("ENTRIES, no room", wire.Entries(1, TAG, ZERO, 1, ZERO, b"", 0, ()), b""),
         (
             "ENTRIES with a lineage of 16",
-            "member",
-            wire.Entries(0, TAG, GENESIS.log, 1, GENESIS.log, head(8).packed, 8, (birth,) * 16),
+            wire.Entries(0, TAG, log, 1, log, at_end, 8, (birth,) * 16),
             b"",
         ),
-        ("REFUSE of a POST", "member", REFUSE, None),
-        ("REFUSE, code not listed", "member", wire.Refuse(5, 0, "new", b"", 0, "ß" * 200), None),
+        ("REFUSE of a POST", REFUSE, None),
+        ("REFUSE of a PAGE", wire.Refuse(9, 0, "no-log", TAG, 0, ""), None),
+        ("REFUSE of a HELLO, no room", wire.Refuse(7, 0, "rate", b"", 1_000, "slow"), None),
+        ("REFUSE, code not listed", wire.Refuse(5, 0, "new", b"", 0, "ß" * 200), None),
+        ("REFUSE, longest", wire.Refuse(0, 2**63 - 1, "c" * 32, TAG, 86_400_000, ""), None),
     ):
-        yield _frames(name, to, word, wire.encode(word, second))
-    free = {"word": "HELLO", "software": "s", "protocol": 1, "req": 1}
-    yield _frames("HELLO, pairs in another order", "broker", wire.Hello(1, 1, "s"), (mp(free),))
+        yield _frames(name, "member", word, wire.encode(word, second))
+
+
+def _greetings() -> Iterable[Case]:
+    """READY as the answer to a HELLO whose `req` was 1, from one who holds an invite."""
+    for name, outcome, protocol, invited in (
+        ("READY: protocol 1, the invite's log key", "ok", 1, LOG_KEY),
+        ("READY: protocol 0", "disconnect", 0, LOG_KEY),
+        ("READY: protocol 2", "disconnect", 2, LOG_KEY),
+        ("READY: protocol 2^63-1", "disconnect", 2**63 - 1, LOG_KEY),
+        ("READY: another log key than the invite's", "disconnect", 1, OTHER_LOG_KEY),
+        ("READY: neither", "disconnect", 2, OTHER_LOG_KEY),
+    ):
+        word = wire.Ready(1, protocol, "zchat/0.1", LOG_KEY.public, 1, 1)
+        made = _frames(name, "member", word, wire.encode(word))
+        yield {**made, "invite_log_key": invited.public.hex(), "outcome": outcome}
 
 
 def _frames(name: str, to: str, word: wire.Word, frames: Sequence[bytes]) -> Case:
@@ -1499,7 +1960,10 @@ def _omit(word: wire.Word, key: str) -> bytes:
 
 def _bad_frames() -> Iterable[Case]:
     sources: tuple[Callable[[], Iterable[tuple[str, str, list[bytes]]]], ...]
-    sources = (_bad_messages, _bad_maps, _bad_fields_to_broker, _bad_fields_to_member)
+    sources = (
+        *(_bad_messages, _bad_maps, _bad_orders, _bad_forms),
+        *(_bad_fields_to_broker, _bad_fields_to_member, _bad_batches),
+    )
     for name, to, frames in itertools.chain.from_iterable(source() for source in sources):
         yield case(name, "malformed", to=to, frames=frames)
 
@@ -1541,10 +2005,18 @@ def _bad_maps() -> Iterable[tuple[str, str, list[bytes]]]:
         "word is bin": _change(HELLO, {"word": b"HELLO"}),
         "word is an integer": _change(HELLO, {"word": 1}),
         "cut off": raw[:-1],
-        "one byte more": raw + b"\xc0",
+        "a nil more": raw + b"\xc0",
         "one pair more": _change(HELLO, {"more": 1}),
-        "integer in long form": raw.replace(b"\xa3req\x07", b"\xa3req\xcc\x07"),
-        "integer in signed form": raw.replace(b"\xa3req\x07", b"\xa3req\xd0\x07"),
+        "pairs of no other word": b"\x85" + raw[1:] + b"\xa1k\x01",
+        "word twice": b"\x85" + raw[1:] + b"\xa4word\xa5HELLO",
+        "word twice, the first one alone": b"\x85" + raw[1:] + b"\xa4word\xa5LEAVE",
+        "word twice at the beginning": b"\x85\xa4word\xa5HELLO" + raw[1:],
+        "req twice": b"\x85" + raw[1:] + b"\xa3req\x07",
+        "req twice, the first one alone": b"\x85" + raw[1:] + b"\xa3req\x08",
+        "announces one pair more": b"\x85" + raw[1:],
+        "announces one pair less": b"\x83" + raw[1:],
+        "itself twice": raw * 2,
+        "a zero byte more": raw + b"\0",
         "a key that is bin": raw.replace(b"\xa3req", b"\xc4\x03req"),
         "not UTF-8": raw.replace(b"zchat/0.1", b"zchat/0.\xff"),
         "word not UTF-8": raw.replace(b"HELLO", b"HELL\xff"),
@@ -1559,6 +2031,63 @@ def _bad_maps() -> Iterable[tuple[str, str, list[bytes]]]:
             yield name, to, [_omit(word, key)]
 
 
+def _bad_orders() -> Iterable[tuple[str, str, list[bytes]]]:
+    """The right pairs, and not in their order."""
+    free = {"word": "HELLO", "software": "s", "protocol": 1, "req": 1}
+    yield "HELLO: pairs in another order", "broker", [mp(free)]
+    for word, to, key, second in (
+        (POST, "broker", "room", [GOOD]),
+        (PAGE, "broker", "first", []),
+        (READY, "member", "req", []),
+        (STORED, "member", "before", [wire.pack_item(IDS[7], None)]),
+        (ENTRIES, "member", "tip", [b""]),
+        (REFUSE, "member", "req", []),
+    ):
+        frame = mp(_exchanged(msgspec.msgpack.decode(mp(word)), key))
+        yield f"{_name(word)}: pairs in another order, {key} last", to, [frame, *second]
+    position = _exchanged(msgspec.msgpack.decode(mp(POSITION)), "room")
+    frame = _change(JOIN, {"rooms": [position]})
+    yield "JOIN: pairs of a room in another order", "broker", [frame]
+
+
+def _bad_forms() -> Iterable[tuple[str, str, list[bytes]]]:
+    """The right pairs, and not in their shortest form."""
+    for name, word, to, old, new in (
+        ("integer in u8", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xcc\x07"),
+        ("integer in u16", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xcd\0\x07"),
+        ("integer in u32", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xce\0\0\0\x07"),
+        ("integer in u64", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xcf" + u64(7)),
+        ("integer in signed form", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xd0\x07"),
+        ("integer in signed u64", HELLO, "broker", b"\xa3req\x07", b"\xa3req\xd3" + u64(7)),
+        ("word in long form", HELLO, "broker", b"\xa5HELLO", b"\xd9\x05HELLO"),
+        ("key in long form", HELLO, "broker", b"\xa3req", b"\xd9\x03req"),
+        ("map in long form", HELLO, "broker", b"\x84\xa4word", b"\xde\0\x04\xa4word"),
+        ("map in longest form", HELLO, "broker", b"\x84\xa4", b"\xdf\0\0\0\x04\xa4"),
+        ("bin in long form", PAGE, "broker", b"\xc4\x10", b"\xc5\0\x10"),
+        ("array in long form", JOIN, "broker", b"\xa5rooms\x91", b"\xa5rooms\xdc\0\x01"),
+        ("window in long form", JOIN, "broker", b"\xce\0\x01\0\0", b"\xcf" + u64(65_536)),
+        ("sub in long form", JOIN, "broker", b"\xa3sub\x01", b"\xa3sub\xcc\x01"),
+        ("retry_after_ms signed", REFUSE, "member", b"ms\xcd\x05\xdc", b"ms\xd1\x05\xdc"),
+        ("text in long form", REFUSE, "member", b"\xa9slow down", b"\xd9\x09slow down"),
+    ):
+        frame = mp(word)
+        assert frame.count(old) == 1 or name == "bin in long form", name
+        yield f"{_name(word)}: {name}", to, [frame.replace(old, new, 1)]
+
+
+def _bad_batches() -> Iterable[tuple[str, str, list[bytes]]]:
+    bare, full = wire.pack_item(IDS[7], None), wire.pack_item(b"", GOOD)
+    for name, batch in {
+        "an envelope": full,
+        "an envelope behind an id": bare + full,
+        "an item of one byte": b"\0\0\0\1x",
+    }.items():
+        yield f"STORED: {name}", "member", [mp(STORED), batch]
+    for word in (STORED, ENTRIES):
+        yield f"{_name(word)}: bare id cut off", "member", [mp(word), bare[:-1]]
+        yield f"{_name(word)}: 513 bare ids", "member", [mp(word), bare * 513]
+
+
 def _bad_fields_to_broker() -> Iterable[tuple[str, str, list[bytes]]]:
     for word, second, key, value in (
         (HELLO, None, "req", 0),
@@ -1568,6 +2097,9 @@ def _bad_fields_to_broker() -> Iterable[tuple[str, str, list[bytes]]]:
         (HELLO, None, "req", "7"),
         (HELLO, None, "req", True),
         (HELLO, None, "req", None),
+        (HELLO, None, "protocol", -1),
+        (HELLO, None, "protocol", 2**63),
+        (HELLO, None, "protocol", "1"),
         (HELLO, None, "software", ""),
         (HELLO, None, "software", "x" * 65),
         (HELLO, None, "software", b"zchat"),
@@ -1577,6 +2109,8 @@ def _bad_fields_to_broker() -> Iterable[tuple[str, str, list[bytes]]]:
         (PAGE, None, "room", "r" * 16),
         (PAGE, None, "log", bytes(33)),
         (PAGE, None, "first", 0),
+        (PAGE, None, "first", 2**63),
+        (PAGE, None, "last", 0),
         (PAGE, None, "last", 2**63),
         (PAGE, None, "ids_only", 0),
         (PAGE, None, "ids_only", None),
@@ -1594,6 +2128,7 @@ def _bad_fields_to_broker() -> Iterable[tuple[str, str, list[bytes]]]:
         ("room", bytes(15)),
         ("log", b""),
         ("sub", 2**63),
+        ("sub", -1),
         ("after", 2**63),
         ("hash", bytes(31)),
         ("window", 1_048_577),
@@ -1613,14 +2148,22 @@ def _bad_fields_to_broker() -> Iterable[tuple[str, str, list[bytes]]]:
 
 
 def _bad_fields_to_member() -> Iterable[tuple[str, str, list[bytes]]]:
-    far, above = _seen(2**63, 0), _seen(3, 4)
-    birth = LOG_KEY.sign_birth(GENESIS)
+    far, above, late = _seen(2**63, 0), _seen(3, 4), _seen(3, 2**63)
+    (birth,) = born(GENESIS)
     for what, word, second, key, value in (
         ("0", READY, None, "req", 0),
+        ("2^63", READY, None, "protocol", 2**63),
+        ("-1", READY, None, "protocol", -1),
+        ("2^63", READY, None, "post_burst", 2**63),
+        ("2^63", READY, None, "post_rate", 2**63),
         ("31 bytes", READY, None, "log_key", bytes(31)),
         ("0", READY, None, "post_burst", 0),
         ("0", READY, None, "post_rate", 0),
+        ("0", STORED, b"", "k", 0),
         ("2^63", STORED, b"", "k", 2**63),
+        ("0", STORED, b"", "first", 0),
+        ("2^63", STORED, b"", "first", 2**63),
+        ("expired 2^63", STORED, b"", "head", late),
         ("empty", STORED, b"", "head", b""),
         ("143 bytes", STORED, b"", "head", bytes(143)),
         ("n 2^63", STORED, b"", "head", far),
@@ -1628,6 +2171,8 @@ def _bad_fields_to_member() -> Iterable[tuple[str, str, list[bytes]]]:
         ("31 bytes", STORED, b"", "before", bytes(31)),
         ("2^63", ENTRIES, b"", "req", 2**63),
         ("0", ENTRIES, b"", "first", 0),
+        ("2^63", ENTRIES, b"", "first", 2**63),
+        ("expired 2^63", ENTRIES, b"", "head", late),
         ("1 byte", ENTRIES, b"", "head", bytes(1)),
         ("143 bytes", ENTRIES, b"", "head", bytes(143)),
         ("145 bytes", ENTRIES, b"", "head", bytes(145)),
@@ -1640,10 +2185,18 @@ def _bad_fields_to_member() -> Iterable[tuple[str, str, list[bytes]]]:
         ("nil", ENTRIES, b"", "lineage", None),
         ("empty", REFUSE, None, "code", ""),
         ("33 letters", REFUSE, None, "code", "x" * 33),
+        ("1 byte", REFUSE, None, "room", bytes(1)),
         ("8 bytes", REFUSE, None, "room", bytes(8)),
+        ("15 bytes", REFUSE, None, "room", bytes(15)),
         ("17 bytes", REFUSE, None, "room", bytes(17)),
         ("201 letters", REFUSE, None, "text", "x" * 201),
         ("-1", REFUSE, None, "retry_after_ms", -1),
+        ("86,400,001", REFUSE, None, "retry_after_ms", 86_400_001),
+        ("2^63", REFUSE, None, "req", 2**63),
+        ("-1", REFUSE, None, "req", -1),
+        ("nil", REFUSE, None, "req", None),
+        ("2^63", REFUSE, None, "k", 2**63),
+        ("-1", REFUSE, None, "k", -1),
         ("nil", REFUSE, None, "k", None),
     ):
         frames = [_change(word, {key: value})] + ([] if second is None else [second])
@@ -1662,6 +2215,7 @@ MAKERS: dict[str, Callable[[], list[Case]]] = {
     "bodies": make_bodies,
     "ledger": make_ledger,
     "proofs": make_proofs,
+    "seen": make_seen,
     "verify": make_verify,
     "invites": make_invites,
     "batches": make_batches,

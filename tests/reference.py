@@ -8,7 +8,9 @@ The rules of this file:
   the two can be laid side by side.
 - Pure functions: the same arguments give the same bytes. Randomness and time are arguments.
 - Whatever is refused is refused as ``Failure(name)``: a name of section 7's table, "malformed"
-  for bytes that are no word, batch or head, "refused" for everything else.
+  for bytes that are no message, batch, birth or head, "disconnect" for an answer that ends the
+  connection, a verdict of section 9, "newer" for an invite of another version, "refused" for
+  everything else.
 - Where the page can be read in two ways, the comment says which way was taken ("Read as: ...").
 - Clarity before speed; nothing here is meant to run against an attacker's clock.
 """
@@ -38,7 +40,7 @@ class Failure(Exception):
 
 # --- 2. Notation ---------------------------------------------------------------------------------
 
-PLACES = 2**63  # a place, and every number of a word but the plain "int", is below this
+PLACES = 2**63  # a place, and every int of a word, is below this
 TIP = PLACES - 1
 
 
@@ -108,7 +110,7 @@ def pack(value: Value) -> bytes:
 
 
 def _pack_int(number: int) -> bytes:
-    """Read as: a number that is not negative is always written in an unsigned form."""
+    """The shortest form; a number that is not negative is always in an unsigned one."""
     if 0 <= number < 0x80 or -0x20 <= number < 0:
         return u8(number & 0xFF)
     for step, size in enumerate((1, 2, 4, 8)):
@@ -131,7 +133,7 @@ def _pack_length(
     raise Failure("malformed")
 
 
-MAX_DEPTH = 16  # "nested at most 16 deep" (section 8)
+MAX_DEPTH = 16  # maps and arrays inside one another, a body itself counted (section 8)
 
 
 def unpack(data: bytes) -> Value:
@@ -143,9 +145,9 @@ def unpack(data: bytes) -> Value:
 
 
 def _unpack(data: bytes, at: int, depth: int) -> tuple[Value, int]:
-    """One value that begins at `at`, and where it ends.
+    """One value that begins at `at`, and where it ends; `depth` maps or arrays may still open.
 
-    Read as: the outermost map is not counted, so what stands in it may be 16 containers deep.
+    Words are read with it too: none of them nests so deep.
     """
     code = _take(data, at, 1)[0]
     at += 1
@@ -164,7 +166,7 @@ def _unpack(data: bytes, at: int, depth: int) -> tuple[Value, int]:
         return _utf8(_take(data, at, length)), at + length
     if 0xC4 <= code <= 0xC6:
         return _take(data, at, length), at + length
-    if depth < 0:
+    if depth == 0:
         raise Failure("malformed")
     if 0x90 <= code < 0xA0 or code in (0xDC, 0xDD):
         return _unpack_array(data, at, length, depth - 1)
@@ -225,18 +227,13 @@ def _utf8(data: bytes) -> str:
 Check: TypeAlias = Callable[[object], bool]
 
 
-def an_int(low: int = 0, high: int = 2**64 - 1) -> Check:
-    """Int in a range. Read as: a plain "int" may be any that MessagePack holds unsigned."""
+def an_int(low: int = 0, high: int = PLACES - 1) -> Check:
+    """Int in a range: below 2^63 if nothing else is said, as in words, places and numbers."""
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
 
 
-def a_number(low: int = 0) -> Check:
-    """Int below 2^63: places, and `req`, `sub`, `k`."""
-    return an_int(low, PLACES - 1)
-
-
 def a_str(low: int, high: int) -> Check:
-    """Str of so many code points. Read as: a length without a unit counts code points."""
+    """Str of so many code points."""
     return lambda v: isinstance(v, str) and low <= len(v) <= high
 
 
@@ -256,7 +253,7 @@ def a_bool(value: object) -> bool:
 
 
 def a_head(value: object) -> bool:
-    """bin144 whose n and expired are below 2^63, and expired is not above n (section 8)."""
+    """bin144 whose n and expired are below 2^63, and expired is not above n (section 5)."""
     if not isinstance(value, bytes) or len(value) != 144:
         return False
     _, n, _, expired, _ = struct.unpack(">32sQ32sQ64s", value)
@@ -264,9 +261,9 @@ def a_head(value: object) -> bool:
 
 
 def a_map(pairs: dict[str, Check]) -> Check:
-    """Map of exactly these keys, in any order."""
+    """Map of exactly these keys, in this order."""
     return lambda v: (
-        isinstance(v, dict) and v.keys() == pairs.keys() and all(pairs[k](v[k]) for k in pairs)
+        isinstance(v, dict) and list(v) == list(pairs) and all(pairs[k](v[k]) for k in pairs)
     )
 
 
@@ -280,32 +277,31 @@ _SUBSCRIPTION = a_map(
     {
         "room": a_bin(16),
         "log": a_bin(32),
-        "sub": a_number(),
-        "after": a_number(),
+        "sub": an_int(),
+        "after": an_int(),
         "hash": a_bin(32),
         "window": an_int(0, 1_048_576),
     }
 )
 
-# Read as: the name of a word is written as in its heading; `req` is 0 only where the page says so.
 TO_BROKER: dict[str, dict[str, Check]] = {
-    "HELLO": {"req": a_number(1), "protocol": an_int(), "software": a_str(1, 64)},
-    "JOIN": {"req": a_number(1), "rooms": an_array(1, 64, _SUBSCRIPTION)},
+    "HELLO": {"req": an_int(1), "protocol": an_int(), "software": a_str(1, 64)},
+    "JOIN": {"req": an_int(1), "rooms": an_array(1, 64, _SUBSCRIPTION)},
     "PAGE": {
-        "req": a_number(1),
+        "req": an_int(1),
         "room": a_bin(16),
         "log": a_bin(32),
-        "first": a_number(1),
-        "last": a_number(),
+        "first": an_int(1),
+        "last": an_int(1),
         "ids_only": a_bool,
     },
-    "POST": {"room": a_bin(16), "k": a_number(1)},
+    "POST": {"room": a_bin(16), "k": an_int(1)},
     "CAST": {"room": a_bin(16)},
-    "LEAVE": {"req": a_number(1), "room": a_bin(16)},
+    "LEAVE": {"req": an_int(1), "room": a_bin(16)},
 }
 TO_MEMBER: dict[str, dict[str, Check]] = {
     "READY": {
-        "req": a_number(1),
+        "req": an_int(1),
         "protocol": an_int(),
         "software": a_str(1, 64),
         "log_key": a_bin(32),
@@ -314,29 +310,29 @@ TO_MEMBER: dict[str, dict[str, Check]] = {
     },
     "STORED": {
         "room": a_bin(16),
-        "k": a_number(),
+        "k": an_int(1),
         "log": a_bin(32),
-        "first": a_number(),
+        "first": an_int(1),
         "before": a_bin(32),
         "head": a_head,
     },
     "CAST": {"room": a_bin(16)},
     "ENTRIES": {
-        "req": a_number(),
+        "req": an_int(),
         "room": a_bin(16),
         "log": a_bin(32),
-        "first": a_number(1),
+        "first": an_int(1),
         "before": a_bin(32),
         "head": lambda v: v == b"" or a_head(v),
-        "tip": a_number(),
+        "tip": an_int(),
         "lineage": an_array(0, 16, a_bin(200)),
     },
     "REFUSE": {
-        "req": a_number(),
-        "k": a_number(),
+        "req": an_int(),
+        "k": an_int(),
         "code": a_str(1, 32),
         "room": a_bin(16, 0),
-        "retry_after_ms": an_int(),
+        "retry_after_ms": an_int(0, 86_400_000),
         "text": a_str(0, 200),
     },
 }
@@ -354,10 +350,7 @@ def encode_word(word: str, fields: Fields) -> bytes:
 
 
 def decode_word(frame: bytes, words: dict[str, dict[str, Check]]) -> tuple[str, Fields]:
-    """Name and fields of a word that may come this way (`TO_BROKER` or `TO_MEMBER`).
-
-    Read as: a word is as strict as a body: shortest forms, no key twice, nothing after the map.
-    """
+    """Name and fields of a word that may come this way (`TO_BROKER` or `TO_MEMBER`)."""
     if len(frame) > MAX_WORD:
         raise Failure("malformed")
     value = unpack(frame)
@@ -372,10 +365,7 @@ def decode_word(frame: bytes, words: dict[str, dict[str, Check]]) -> tuple[str, 
 def decode_message(
     frames: Sequence[bytes], words: dict[str, dict[str, Check]]
 ) -> tuple[str, Fields, bytes | None]:
-    """A message of one or two frames: word, fields, and the second frame where there is one.
-
-    Read as: a second frame beyond its bound makes the message one of another shape.
-    """
+    """A message of one or two frames: word, fields, and the second frame where there is one."""
     if len(frames) not in (1, 2):
         raise Failure("malformed")
     word, fields = decode_word(frames[0], words)
@@ -384,7 +374,17 @@ def decode_message(
         raise Failure("malformed")
     if second is not None and len(second) > SECOND_FRAME[word]:
         raise Failure("malformed")
+    if second is not None and word in ("ENTRIES", "STORED"):
+        items = decode_batch(second)
+        if word == "STORED" and any(item.envelope is not None for item in items):
+            raise Failure("malformed")
     return word, fields, second
+
+
+def check_ready(ready: Fields, invite_log_key: bytes) -> None:
+    """Whether a member goes on after this READY."""
+    if ready["log_key"] != invite_log_key or ready["protocol"] != 1:
+        raise Failure("disconnect")
 
 
 # --- 4. Batches -----------------------------------------------------------------------------------
@@ -408,18 +408,14 @@ def encode_batch(items: Sequence[Item]) -> bytes:
 
 
 def decode_batch(batch: bytes) -> list[Item]:
-    """The items of a batch, each with its id.
-
-    Read as: an item may be of any length up to an envelope's bound; whether it is an envelope is
-    the first check of section 7, not of the batch.
-    """
+    """The items of a batch, each with its id; whether they are envelopes is not looked at here."""
     if len(batch) > MAX_BATCH:
         raise Failure("malformed")
     items: list[Item] = []
     at = 0
     while at < len(batch):
         length = int.from_bytes(_take(batch, at, 4), "big")
-        if length > MAX_ENVELOPE[0] or len(items) == MAX_ITEMS:
+        if len(items) == MAX_ITEMS:
             raise Failure("malformed")
         content = _take(batch, at + 4, length or 32)
         items.append(Item(content, envelope_id(content)) if length else Item(None, content))
@@ -464,7 +460,7 @@ def birth(genesis: bytes, log_seed: bytes) -> bytes:
 
 
 def check_birth(data: bytes, room_tag: bytes, log_key: bytes) -> Genesis:
-    """A birth whose signature, room tag and log key are right."""
+    """A birth whose signature, room tag, log key and parent are right."""
     if len(data) != 200:
         raise Failure("malformed")
     genesis = decode_genesis(data[:136])
@@ -473,20 +469,29 @@ def check_birth(data: bytes, room_tag: bytes, log_key: bytes) -> Genesis:
         raise Failure("refused")
     if genesis.room_tag != room_tag or genesis.log_key != log_key:
         raise Failure("refused")
+    if not parent_is_sound(genesis):
+        raise Failure("refused")
     return genesis
+
+
+def parent_is_sound(genesis: Genesis) -> bool:
+    """Without a parent n and h are zero; at a parent's place 0, h is the parent's log id."""
+    if genesis.parent == NOTHING:
+        return genesis.parent_n == 0 and genesis.parent_h == NOTHING
+    if genesis.parent_n == 0:
+        return genesis.parent_h == genesis.parent
+    return genesis.parent_n < PLACES
 
 
 def check_lineage(
     lineage: Sequence[bytes], log: bytes, room_tag: bytes, log_key: bytes
 ) -> list[Genesis]:
-    """The births of `log` and its ancestors, newest first, each naming the next one's log id.
-
-    Read as: the first one is `log`'s own; one that is shorter than 16 need not end with a first
-    log (the page lists what a member checks, and this is not in the list).
-    """
+    """The births of `log` and its ancestors, newest first, each naming the next one's log id."""
     if not 1 <= len(lineage) <= 16:
         raise Failure("refused")
     births = [check_birth(data, room_tag, log_key) for data in lineage]
+    if births[-1].parent != NOTHING and len(births) < 16:
+        raise Failure("refused")
     named = [log] + [genesis.parent for genesis in births]
     for data, name in zip(lineage, named, strict=False):
         if log_id(data[:136]) != name:
@@ -566,8 +571,8 @@ def check_receipt(
 
 
 def judge_p1(room_tag: bytes, log_key: bytes, one: bytes, other: bytes) -> None:
-    """P1: two signed heads, same room tag, log id and n, different h."""
-    a, b = check_head(one, room_tag, log_key), check_head(other, room_tag, log_key)
+    """P1: two heads of one log, same n, different h."""
+    a, b = _held_to(one, room_tag, log_key), _held_to(other, room_tag, log_key)
     if a.log != b.log or a.n != b.n or a.h == b.h:
         raise Failure("refused")
 
@@ -575,12 +580,9 @@ def judge_p1(room_tag: bytes, log_key: bytes, one: bytes, other: bytes) -> None:
 def judge_p2(
     room_tag: bytes, log_key: bytes, low: bytes, high: bytes, x: bytes, ids: Sequence[bytes]
 ) -> None:
-    """P2: the ids n+1...n' fold from some x that is not the lower head's h to the higher's h'.
-
-    Read as: the two heads are of one log, as P1 says.
-    """
+    """P2: the ids n+1...n' fold from some x that is not the lower head's h to the higher's h'."""
     a, b = _ordered_heads(room_tag, log_key, low, high, ids)
-    if x == a.h or fold(x, a.n, ids) != b.h:
+    if len(x) != 32 or x == a.h or fold(x, a.n, ids) != b.h:
         raise Failure("refused")
 
 
@@ -593,11 +595,19 @@ def judge_p3(
         raise Failure("refused")
 
 
+def _held_to(data: bytes, room_tag: bytes, log_key: bytes) -> Head:
+    """A head that the log key is bound by: it signed it, or it is (0, h0), which nobody need."""
+    head = decode_head(data)
+    if head.n == 0 and head.h == head.log:
+        return head
+    return check_head(data, room_tag, log_key)
+
+
 def _ordered_heads(
     room_tag: bytes, log_key: bytes, low: bytes, high: bytes, ids: Sequence[bytes]
 ) -> tuple[Head, Head]:
-    """Two signed heads of one log with n < n', and exactly n'-n ids (each of 32 bytes)."""
-    a, b = check_head(low, room_tag, log_key), check_head(high, room_tag, log_key)
+    """Two heads of one log with n < n', and exactly n'-n ids, each of 32 bytes."""
+    a, b = _held_to(low, room_tag, log_key), _held_to(high, room_tag, log_key)
     if a.log != b.log or a.n >= b.n or len(ids) != b.n - a.n or any(len(i) != 32 for i in ids):
         raise Failure("refused")
     return a, b
@@ -638,10 +648,7 @@ def member_seed(tag: bytes, master_seed: bytes) -> bytes:
 
 
 def room_name(text: str) -> str:
-    """The canonical room name.
-
-    Read as: length and categories are those of the result, after the second NFKC.
-    """
+    """The canonical room name; length and categories are those of the result."""
     nfkc = unicodedata.normalize("NFKC", text)
     name = unicodedata.normalize("NFKC", nfkc.casefold())
     if _holds(name, "Cc Cf Cs Co Cn Zs Zl Zp") or not 1 <= len(name.encode("utf-8")) <= 64:
@@ -650,11 +657,7 @@ def room_name(text: str) -> str:
 
 
 def passphrase(text: str) -> str:
-    """The canonical passphrase.
-
-    Read as: the length is that after step 1; a hyphen at either end makes an empty part, and an
-    empty part is no word of the list.
-    """
+    """The canonical passphrase, step by step."""
     for end in ("\r\n", "\n"):
         if text.endswith(end):
             text = text[: -len(end)]
@@ -754,7 +757,7 @@ class Opened(NamedTuple):
 def check_broker(envelope: bytes, cls: int) -> tuple[int, bytes, bytes]:
     """Checks 1, 2 and 3, all that a broker can do: timestamp, nonce, sender.
 
-    `cls` is the class of the word it came by. Read as: the maximum is that of this class.
+    `cls` is the class of the word it came by, and the maximum is that of this class.
     """
     padded = len(envelope) - 183
     if padded < 512 or padme(padded) != padded or len(envelope) > MAX_ENVELOPE[cls]:
@@ -807,7 +810,7 @@ SHARED: dict[str, Check] = {
     "name": lambda v: a_str(1, 32)(v) and isinstance(v, str) and not _holds(v, "Cc"),
     "incarnation": a_bin(16),
 }
-VOID: dict[str, Check] = {**SHARED, "seq": a_number(1), "seen": a_head}
+VOID: dict[str, Check] = {**SHARED, "seq": an_int(1), "seen": a_head}
 TEXT: dict[str, Check] = {
     **VOID,
     "text": lambda v: isinstance(v, str) and 1 <= len(v.encode("utf-8")) <= 65_536,
@@ -830,10 +833,7 @@ def encode_body(pairs: Fields) -> bytes:
 
 
 def decode_body(data: bytes, cls: int) -> Fields:
-    """The pairs of a body of this class, or the failure "body".
-
-    Read as: a kind of the table in the other class is unreadable, not "another kind".
-    """
+    """The pairs of a body of this class, or the failure "body"."""
     try:
         body = unpack(data)
     except Failure:
@@ -848,7 +848,7 @@ def decode_body(data: bytes, cls: int) -> Fields:
         if list(body) != list(rules):
             raise Failure("body")
     else:
-        if cls != 0 or kind == "beat" or not 1 <= len(kind) <= 32:
+        if cls != 0 or kind in ("text", "void", "beat") or not 1 <= len(kind) <= 32:
             raise Failure("body")
         rules = VOID
         if list(body)[: len(rules)] != list(rules):
@@ -858,16 +858,55 @@ def decode_body(data: bytes, cls: int) -> Fields:
     return body
 
 
+# --- 9. What a member believes: the `seen` of an entry --------------------------------------------
+
+
+def judge_seen(
+    packed: bytes,
+    place: int,
+    logs: Sequence[Genesis],
+    ids: Sequence[bytes],
+    room_tag: bytes,
+    log_key: bytes,
+) -> None:
+    """The verdict on the `seen` of the entry at `place`; nothing if it fits.
+
+    `logs` is the lineage of my log, newest first; `ids` are those of all my places, `place` one of
+    them. "fork" and "other log" are the server's fault, "lost" is noted, "forged" is its author's.
+    """
+    seen = decode_head(packed)
+    if seen.n == 0:
+        return
+    verdict = _verdict(seen, place, logs, ids)
+    if verdict is None:
+        return
+    try:
+        check_head(packed, room_tag, log_key)
+    except Failure:
+        raise Failure("forged") from None
+    raise Failure(verdict)
+
+
+def _verdict(seen: Head, place: int, logs: Sequence[Genesis], ids: Sequence[bytes]) -> str | None:
+    """What a head shows if it is signed; None if it fits."""
+    names = [log_id(encode_genesis(log)) for log in logs]
+    if seen.log not in names:
+        return "other log"
+    depth = names.index(seen.log)
+    end = min((log.parent_n for log in logs[:depth]), default=place - 1)
+    if depth and seen.n > end:
+        return "lost"
+    same = seen.n < place and fold(seen.log, 0, ids[: seen.n]) == seen.h
+    return None if same else "fork"
+
+
 # --- 10. The verification code --------------------------------------------------------------------
 
 
 def verification_data(
     log: bytes, n: int, h: bytes, expired: int, members: dict[bytes, str]
 ) -> bytes:
-    """What is compared; `members` gives each key the name of its last readable entry.
-
-    Read as: the order of keys is that of their bytes.
-    """
+    """What is compared; `members` gives each key the name of its last readable entry."""
     data = log + u64(n) + h + u64(expired) + u32(len(members))
     for key, name in sorted(members.items()):
         raw = name.encode("utf-8")
@@ -906,19 +945,18 @@ class Invite(NamedTuple):
     origin: tuple[bytes, bytes] | None = None
 
 
+MAX_INVITE = 1_024
+
 _INVITE = re.compile(
-    r"zchat://(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[1-9][0-9]{0,4})"
+    r"zchat://(?P<host>[A-Za-z0-9][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]+\])"
+    r":(?P<port>[1-9][0-9]{0,4})"
     r"/(?P<room>(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*)#(?P<fragment>[A-Za-z0-9_-]+)",
     re.ASCII,
 )
 
 
 def encode_invite(invite: Invite) -> str:
-    """The invite as text.
-
-    Read as: every byte of the room name that is not unreserved (RFC 3986) is written %XX, in
-    upper case.
-    """
+    """The invite as text; every byte of the room name that is not unreserved is %XX."""
     room = "" if invite.room is None else urllib.parse.quote(invite.room, safe="")
     host = f"[{invite.host}]" if ":" in invite.host else invite.host
     keys = invite.curve_key + invite.log_key + b"".join(invite.origin or ())
@@ -933,14 +971,12 @@ def encode_fragment(keys: bytes) -> str:
 
 
 def decode_invite(text: str) -> Invite:
-    """An invite, or the failure "refused".
+    """An invite, or the failure "refused", or "newer".
 
-    Read as: nothing around it; the scheme in lower case; a port of 1...65535 without leading
-    zeros; in ROOM only unreserved characters and %XX; a room name that is not canonical is made
-    so; an origin that is the broker itself, or that stands in a stem, is refused.
+    Read as: nothing around it, and the scheme in lower case.
     """
     match = _INVITE.fullmatch(text)
-    if match is None or int(match["port"]) > 65_535:
+    if match is None or len(text) > MAX_INVITE or int(match["port"]) > 65_535:
         raise Failure("refused")
     host = match["host"]
     if host.startswith("["):
@@ -958,11 +994,18 @@ def decode_invite(text: str) -> Invite:
 
 
 def decode_fragment(fragment: str) -> bytes:
-    """The keys (64 or 128 bytes) of a fragment that is of version 1 and whose check holds."""
+    """The keys (64 or 128 bytes) of a fragment that is of version 1 and whose check holds.
+
+    Read as: the one encoding comes before the version, and the version before all else.
+    """
     if len(fragment) % 4 == 1:
         raise Failure("refused")
     data = base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))
-    if len(data) not in (69, 133) or data[0] != 1 or encode_fragment(data[1:-4]) != fragment:
+    if base64.urlsafe_b64encode(data).decode("ascii").rstrip("=") != fragment:
+        raise Failure("refused")
+    if data[0] != 1:
+        raise Failure("newer")
+    if len(data) not in (69, 133) or encode_fragment(data[1:-4]) != fragment:
         raise Failure("refused")
     return data[1:-4]
 

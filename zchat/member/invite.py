@@ -141,8 +141,10 @@ def _read_fragment(fragment: str) -> tuple[Origin, Origin | None]:
         raise BadInvite(reason="the part after # is mangled") from None
     if _encoded(payload) != fragment:
         raise BadInvite(reason="the part after # is mangled")
-    if payload[:1] != _VERSION or len(payload) not in (_ONE_BROKER, _WITH_ORIGIN):
-        raise BadInvite(reason="the part after # is cut off, or of a newer version")
+    if payload and payload[:1] != _VERSION:
+        raise BadInvite(reason="it is of a newer version of zchat")
+    if len(payload) not in (_ONE_BROKER, _WITH_ORIGIN):
+        raise BadInvite(reason="the part after # is cut off")
     checked, check = payload[:-_CHECK_BYTES], payload[-_CHECK_BYTES:]
     if not same(check, digest(Label.INVITE, _CHECK_BYTES, checked)):
         raise BadInvite(reason="a letter after # is wrong")

@@ -41,6 +41,7 @@ from zchat.protocol.wire import (
     decode_to_member,
     encode,
     unpack_batch,
+    unpack_ids,
 )
 
 _OUTSTANDING_POSTS = 128
@@ -372,7 +373,7 @@ class Session:
         if isinstance(word, Cast):
             return [Heard(word.room, attachment)]
         if isinstance(word, Stored):
-            return self._stored(word, unpack_batch(attachment), now)
+            return self._stored(word, unpack_ids(attachment), now)
         assert isinstance(word, Entries)
         return self._entries(word, unpack_batch(attachment))
 
@@ -401,14 +402,13 @@ class Session:
             room.passing = 0
         return [Arrived(word, items, asked_ids)]
 
-    def _stored(self, word: Stored, items: list[Item], now: float) -> list[Action]:
+    def _stored(self, word: Stored, ids: list[bytes], now: float) -> list[Action]:
         room = self._rooms.get(word.room)
-        if room is None or any(item.envelope is not None for item in items):
+        if room is None:
             return []
         while room.under_way and room.under_way[0][0] <= word.k:
             room.under_way.popleft()
             room.posted_at = now
-        ids = [item.bare_id for item in items]
         return [Receipt(word, ids), *self._flow(room, now)]
 
     def _refused(self, word: Refuse, now: float) -> list[Action]:

@@ -62,8 +62,8 @@ class RoomKeys:
         both = digest(Label.MESSAGE, 2 * KEY_BYTES, self.tag + packed_header, self._epoch_key)
         return both[:KEY_BYTES], both[KEY_BYTES:]
 
-    def verification_code(self, head: Head, members: Iterable[tuple[bytes, str]]) -> list[str]:
-        """Eight words over the log up to `head` and its members (key, name); section 10.
+    def verification_password(self, head: Head, members: Iterable[tuple[bytes, str]]) -> bytes:
+        """The digest of the log up to `head` and its members (key, name); section 10.
 
         Keyed from the root, else a server could grind two views to one code.
         """
@@ -72,7 +72,11 @@ class RoomKeys:
         data += len(counted).to_bytes(4, "big")
         for key, name in counted:
             data += key + bytes([len(name)]) + name
-        password = digest(Label.VERIFY, KEY_BYTES, data, self.root)
+        return digest(Label.VERIFY, KEY_BYTES, data, self.root)
+
+    def verification_code(self, head: Head, members: Iterable[tuple[bytes, str]]) -> list[str]:
+        """Eight words over the log up to `head` and its members (key, name)."""
+        password = self.verification_password(head, members)
         code = pwhash.argon2id.kdf(
             16, password, self.tag, opslimit=VERIFY_OPS, memlimit=VERIFY_MEMORY_BYTES
         )

@@ -254,3 +254,11 @@ def unpack_batch(batch: bytes) -> list[Item]:
         items.append(Item(b"", piece) if length else Item(piece, None))
         at = end
     return items
+
+
+def unpack_ids(batch: bytes) -> list[bytes]:
+    """The ids of a receipt's batch. Raises Malformed where anything but a bare id stands in it."""
+    items = unpack_batch(batch)
+    if any(item.envelope is not None for item in items):
+        raise Malformed(reason="a receipt that holds more than ids")
+    return [item.bare_id for item in items]

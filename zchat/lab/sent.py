@@ -229,7 +229,7 @@ class Forge(Lie):
         return frames
 
 
-class Giant(Lie):
+class Giant(Late):
     """Sends frames that nobody has room for.
 
     Sends a frame of a megabyte after its greeting, on the first connections. Many clients
@@ -238,12 +238,13 @@ class Giant(Lie):
 
     name = "giant"
 
-    def __init__(self, connections: int = 1) -> None:
+    def __init__(self, connections: int = 1, after: int = 0) -> None:
+        super().__init__(after)
         self._left = connections
 
     def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
         frames = [again(word, attachment)]
-        if isinstance(word, Entries) and self._left:
+        if isinstance(word, Entries) and self.lies_now and self._left:
             self._left -= 1
             frames.append((bytes(1_000_000),))
         return frames

@@ -1430,7 +1430,7 @@ def make_seen() -> list[Case]:
 
     The log is the second one, which kept five entries of the first.
     """
-    return [*_good_seen(), *_bad_seen(), *_seen_in_the_third()]
+    return [*_good_seen(), *_bad_seen(), *_seen_in_the_third(), *_heard()]
 
 
 def _mine(n: int, h: bytes | None = None) -> Head:
@@ -1510,6 +1510,19 @@ def _seen_in_the_third() -> Iterable[Case]:
         ("the parent's, beyond its end of two", "lost", _mine(3)),
     ):
         yield _seen_case(name, outcome, 8, seen, (THIRD, SECOND, GENESIS), ids)
+
+
+def _heard() -> Iterable[Case]:
+    """Heads of beats above my end, where `heard_at` entries are checked: kept till then."""
+    for name, outcome, heard_at, seen in (
+        ("mine, above my end", "ok", 3, _mine(7)),
+        ("mine, above my end, h differs", "fork", 3, _mine(7, ODD)),
+        ("the parent's, above my end", "ok", 3, head(4)),
+        ("the parent's, above my end, at its own", "ok", 4, head(5)),
+        ("the parent's, above my end, h differs", "fork", 3, _lie(4, ODD)),
+    ):
+        made = _seen_case(f"heard: {name}", outcome, len(MY_IDS) + 1, seen)
+        yield {**made, "heard_at": heard_at, "when_heard": "kept"}
 
 
 # --- verify.json ----------------------------------------------------------------------------------

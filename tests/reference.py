@@ -887,6 +887,18 @@ def judge_seen(
     raise Failure(verdict)
 
 
+def is_kept(packed: bytes, end: int, logs: Sequence[Genesis]) -> bool:
+    """Whether the `seen` of a beat is above my end `end`, and so decided when my chain gets there.
+
+    Read as: only where my chain can get there, in my log or in what it kept of a former one.
+    """
+    seen = decode_head(packed)
+    names = [log_id(encode_genesis(log)) for log in logs]
+    if seen.log not in names or seen.n <= end:
+        return False
+    return all(seen.n <= log.parent_n for log in logs[: names.index(seen.log)])
+
+
 def _verdict(seen: Head, place: int, logs: Sequence[Genesis], ids: Sequence[bytes]) -> str | None:
     """What a head shows if it is signed; None if it fits."""
     names = [log_id(encode_genesis(log)) for log in logs]

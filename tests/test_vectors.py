@@ -28,7 +28,7 @@ from tests.make_vectors import Case, plain, unspell
 from zchat.errors import BadInput, BadInvite, Incompatible, Malformed, Unopenable, WrongLogKey
 from zchat.log.contract import Addition, Entry, MemoryLog
 from zchat.member import invite
-from zchat.member.checked import CheckedLog, Seen
+from zchat.member.checked import CheckedLog, Seen, Segment, ServerContradiction, Step
 from zchat.member.session import Phase, Session, Timing
 from zchat.protocol import body, ledger, seal, wire, words
 from zchat.protocol.envelope import EnvelopeClass, check_outline, envelope_id
@@ -55,7 +55,7 @@ INPUTS = {
         *("lineage", "ids", "before", "first", "n", "h", "expired"),
     },
     "proofs": {"claim", "room_tag", "log_key", "low", "high", "ids", "x"},
-    "seen": {"room_tag", "log_key", "lineage", "ids", "place", "seen"},
+    "seen": {"room_tag", "log_key", "lineage", "ids", "place", "seen", "heard_at"},
     "verify": {"root", "log", "n", "h", "expired", "members", "spoken"},
     "invites": {"line"},
     "batches": {"batch"},
@@ -301,15 +301,28 @@ def _program_seen(given: Case) -> Values:
     births, ids = [unspell(b) for b in given["lineage"]], [unspell(i) for i in given["ids"]]
     log = ledger.read_lineage(births, room, log_key)[0].log
     hashes = ledger.chain(log, 1, ids)
-    rows = zip(range(1, len(ids) + 1), ids, hashes, strict=True)
-    end = Head(log, len(ids), hashes[-1], 0, bytes(64))
+    entries = [Entry(n, ids[n - 1], hashes[n - 1], None) for n in range(1, len(ids) + 1)]
+    held = entries[: given.get("heard_at", len(ids))]
     replica = MemoryLog()
-    entries = [Entry(n, entry_id, h, None) for n, entry_id, h in rows]
-    replica.append([Addition(room, entries, log, births=tuple(births), head=end.packed)])
-    verdict = CheckedLog(room, log_key, replica).judge(
-        Head.unpack(unspell(given["seen"])), given["place"]
-    )
-    return {"outcome": _VERDICTS[verdict]}
+    end = Head(log, len(held), held[-1].hash, 0, bytes(64))
+    replica.append([Addition(room, held, log, births=tuple(births), head=end.packed)])
+    checked = CheckedLog(room, log_key, replica)
+    seen = Head.unpack(unspell(given["seen"]))
+    if "heard_at" in given:
+        return _program_heard(checked, seen, entries[len(held) :])
+    return {"outcome": _VERDICTS[checked.judge(seen, given["place"])]}
+
+
+def _program_heard(checked: CheckedLog, seen: Head, entries: list[Entry]) -> Values:
+    """What a beat's head says when it is heard, and when the log gets there."""
+    values = {"when_heard": "kept" if checked.witness(seen) is Seen.AHEAD else "decided"}
+    end = Head(checked.log, entries[-1].n, entries[-1].hash, 0, bytes(64))
+    checked.advance(Segment(Step.ON, entries, end), entries)
+    try:
+        checked.settle()
+    except ServerContradiction:
+        return {**values, "outcome": "fork"}
+    return {**values, "outcome": _VERDICTS[checked.witness(seen)]}
 
 
 def _program_verify(given: Case) -> Values:
@@ -594,8 +607,10 @@ def _reference_seen(given: Case) -> Values:
     log = reference.log_id(births[0][:136])
     logs = reference.check_lineage(births, log, room_tag, log_key)
     seen = unspell(given["seen"])
+    if "heard_at" in given:
+        assert reference.is_kept(seen, given["heard_at"], logs)
     reference.judge_seen(seen, given["place"], logs, ids, room_tag, log_key)
-    return {}
+    return {"when_heard": "kept"}
 
 
 def _reference_verify(given: Case) -> Values:

@@ -270,7 +270,7 @@ class CheckedLog:
         Raises ServerContradiction; called again, it goes on with what is left.
         """
         for promised in sorted(self._promised, key=lambda head: head.n):
-            if promised.n <= self.n or promised.log != self.log:
+            if not self._may_reach(promised):
                 self._promised.discard(promised)
                 self._compare(promised)
         self._check_ancestors()
@@ -330,12 +330,18 @@ class CheckedLog:
         """A head heard outside the log (a beat, a receipt): compared now, or when we get there."""
         if head.n == 0:
             return Seen.FITS
-        if self.log != NO_LOG and (head.log != self.log or head.n <= self.n):
+        if self.log != NO_LOG and not self._may_reach(head):
             return self.judge(head, self.n + 1)
         if not head_holds(head, self._room, self._log_key):
             return Seen.FORGED
         self._promise(head)
         return Seen.AHEAD
+
+    def _may_reach(self, head: Head) -> bool:
+        """Whether it stands beyond our end, in our log or in what ours keeps of a former one."""
+        shared = self._ancestor_end(head.log)
+        ahead = head.log == self.log or (shared is not None and head.n <= shared)
+        return ahead and head.n > self.n
 
     def _promise(self, head: Head) -> None:
         """Remember a head beyond our end; of too many, the highest."""

@@ -73,7 +73,7 @@ def broker(settings: str = NO_LIMITS) -> Iterator[Measured]:
         )
         assert process.stdout is not None
         try:
-            invite = parse_invite(process.stdout.readline().decode())
+            invite = parse_invite(process.stdout.readline().decode().strip())
             yield Measured(invite, process.pid)
         finally:
             process.terminate()

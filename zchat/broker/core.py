@@ -123,7 +123,7 @@ class Core:
     # ---- a message comes in ----
 
     def receive(self, route: bytes, frames: Frames, now: float, randomness: bytes) -> list[Send]:
-        """Take one message (without its route frame); 16 bytes of randomness for a new log.
+        """Take one message (without its route frame); 16 bytes of this turn, for a new log.
 
         Returns what can be said at once. Posts wait for `batch` and `committed`, JOIN and PAGE for
         `serve`.

@@ -10,7 +10,7 @@ Rules of this file: bytes under way never exceed the window, but for one entry; 
 frames could not be sent stands where it stood.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from zchat.protocol.wire import Entries, Frames, Join, Page, Position, encode, p
 _SERVED_PER_TURN_BYTES = 8 * MAX_BATCH_BYTES
 _RETRY_MS = 60_000
 _BUSY_MS = 1_000
+_REMEMBERED_BATCHES = 256
 
 
 class _Answer(NamedTuple):
@@ -54,11 +55,40 @@ class _Reader:
         self.pages = 0
 
 
+class _Batch(NamedTuple):
+    """Consecutive entries as they go out, with the head they end at."""
+
+    n: int
+    before: bytes
+    head: bytes
+    packed: bytes
+    weight: int
+
+
+class _LastBatches:
+    """The batches sent last: members who are behind are mostly behind at the same place."""
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
+
+    def get(self, room: bytes, cursor: int, most_bytes: int) -> _Batch | None:
+        """What was sent from here, if it is within `most_bytes`."""
+        batch = self._batches.get((room, cursor))
+        return batch if batch is not None and batch.weight <= most_bytes else None
+
+    def keep(self, room: bytes, cursor: int, batch: _Batch) -> None:
+        """Remember one, forget the oldest."""
+        self._batches[room, cursor] = batch
+        if len(self._batches) > _REMEMBERED_BATCHES:
+            self._batches.popitem(last=False)
+
+
 class Cursors:
     """All subscriptions of a broker."""
 
     def __init__(self, log: BrokerLog, heads: Heads) -> None:
         self._log = log
+        self._last = _LastBatches()
         self._heads = heads
         self._readers: dict[bytes, _Reader] = {}
         self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
@@ -191,24 +221,32 @@ class Cursors:
 
     def hand_out(self, room: bytes, staged: Staged) -> Iterator[Send]:
         """What a turn stored, to every cursor that stands right before it; others wait in line."""
+        tip = staged.tip
         frames: Frames | None = None
         for held in self._by_room.get(room, {}).values():
-            stands_right = held.cursor == staged.tip.n and not held.needs_lineage
+            stands_right = held.cursor == tip.n and not held.needs_lineage
             if not stands_right or staged.weight > held.room_left:
                 self._queue(held)
                 continue
             if frames is None:
-                frames = self._frames(0, room, staged.tip.n, staged.tip.hash, staged.entries, ())
+                batch = self._batch(room, tip.n, tip.hash, staged.entries)
+                self._last.keep(room, tip.n, batch)
+                frames = self._frames(0, room, tip.n, batch, ())
             yield self._move(held, frames, staged.entries[-1].n, staged.weight)
 
+    def _batch(self, room: bytes, cursor: int, before: bytes, entries: list[Entry]) -> _Batch:
+        """The entries after a cursor as one batch; without any, the room's present head."""
+        n = entries[-1].n if entries else cursor
+        return _Batch(
+            n=n,
+            before=before,
+            head=self._heads.at(room, n if entries else self._heads.tip(room).n),
+            packed=pack_batch((entry.id, entry.envelope) for entry in entries),
+            weight=self._log.weight(room, cursor, n),
+        )
+
     def _frames(
-        self,
-        req: int,
-        room: bytes,
-        cursor: int,
-        before: bytes,
-        entries: list[Entry],
-        births: tuple[bytes, ...],
+        self, req: int, room: bytes, cursor: int, batch: _Batch, births: tuple[bytes, ...]
     ) -> Frames:
         tip = self._heads.tip(room)
         word = Entries(
@@ -216,12 +254,12 @@ class Cursors:
             room=room,
             log=tip.log,
             first=cursor + 1,
-            before=before,
-            head=self._heads.at(room, entries[-1].n if entries else tip.n),
+            before=batch.before,
+            head=batch.head,
             tip=tip.n,
             lineage=births,
         )
-        return encode(word, pack_batch((entry.id, entry.envelope) for entry in entries))
+        return encode(word, batch.packed)
 
     @staticmethod
     def _move(held: Subscription, frames: Frames, n: int, weight: int) -> Send:
@@ -312,22 +350,34 @@ class Cursors:
             answer = _Answer(held.answering, held.room, 0, with_lineage=False)
             held.answering = 0
             return Send(held.route, self._answer_frames(answer))
-        entries = self._within_window(held, tip)
-        if not entries and not held.answering:
+        batch = self._next_batch(held, tip)
+        if batch is None:
             return None
         births = tip.births if held.needs_lineage else ()
-        before = self._log.hash_at(held.room, held.cursor)
-        frames = self._frames(held.answering, held.room, held.cursor, before, entries, births)
-        last = entries[-1].n if entries else held.cursor
-        send = self._move(held, frames, last, self._log.weight(held.room, held.cursor, last))
+        frames = self._frames(held.answering, held.room, held.cursor, batch, births)
+        send = self._move(held, frames, batch.n, batch.weight)
         if held.cursor < tip.n and held.room_left > 0:
             self._queue(held)
         return send
 
+    def _next_batch(self, held: Subscription, tip: Tip) -> _Batch | None:
+        """What goes to this cursor now, if anything; packed once for all who stand there."""
+        batch = self._last.get(held.room, held.cursor, held.room_left)
+        if batch is not None:
+            return batch
+        entries = self._within_window(held, tip)
+        if not entries and not held.answering:
+            return None
+        before = self._log.hash_at(held.room, held.cursor)
+        batch = self._batch(held.room, held.cursor, before, entries)
+        if entries:
+            self._last.keep(held.room, held.cursor, batch)
+        return batch
+
     def _within_window(self, held: Subscription, tip: Tip) -> list[Entry]:
         """The next entries that may go under way."""
         left = held.room_left
-        if held.cursor >= tip.n or (left <= 0 and not held.is_idle):
+        if held.cursor >= tip.n or (held.is_nearly_full and not held.is_idle):
             return []
         most = min(MAX_BATCH_BYTES, max(left, 0))
         entries = self._log.read(held.room, held.cursor + 1, tip.n, most)
@@ -338,7 +388,9 @@ class Cursors:
     def _page_frames(self, word: Page) -> Frames:
         tip = self._heads.tip(word.room)
         entries = self._log.read(word.room, word.first, min(word.last, tip.n))
+        cursor = word.first - 1
+        before = self._log.hash_at(word.room, cursor)
         if word.ids_only:
             entries = [entry._replace(envelope=None) for entry in entries]
-        before = self._log.hash_at(word.room, word.first - 1)
-        return self._frames(word.req, word.room, word.first - 1, before, entries, ())
+        batch = self._batch(word.room, cursor, before, entries)
+        return self._frames(word.req, word.room, cursor, batch, ())

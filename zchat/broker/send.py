@@ -30,6 +30,15 @@ class Subscription:
         return min(self.window, MAX_WINDOW_BYTES) - in_flight
 
     @property
+    def is_nearly_full(self) -> bool:
+        """Whether less than a quarter of the window is left: its member owes an acknowledgement.
+
+        Filling the rest with a batch cut short would leave every member at a place of its own, and
+        each would have to be packed for alone (RFC 813 calls it the silly window).
+        """
+        return self.room_left <= 0 or 4 * self.room_left < self.window
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is under way: then one entry may be, whatever its size."""
         return self.cursor == self.after

@@ -33,6 +33,7 @@ _MAX_DRAINED = 1_024
 _IDLE_POLL_MS = 250
 _STUCK_POLL_MS = 20
 _FAREWELL_MS = 500
+_WORTH_SHARING_BYTES = 2_048
 
 # Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
 _ROUTER_OPTIONS: dict[int, int | bytes] = {
@@ -139,6 +140,7 @@ class Server:
 
     def _drain(self, now: float) -> None:
         """Take what waits: at most a bounded number of messages, at most one batch of a room."""
+        randomness = secrets.token_bytes(16)
         for _ in range(_MAX_DRAINED):
             try:
                 route = self._router.recv(zmq.NOBLOCK)
@@ -146,7 +148,7 @@ class Server:
                 break
             frames = self._frames_of(route)
             if frames:
-                self._send(self._core.receive(route, frames, now, secrets.token_bytes(16)))
+                self._send(self._core.receive(route, frames, now, randomness))
             if self._core.full:
                 break
         self._forget_lost()
@@ -180,6 +182,7 @@ class Server:
 
     def _send(self, sends: Iterable[Send]) -> None:
         full: set[bytes] = set()
+        shared = _Shared()
         for send in sends:
             if send.route in full:  # nothing may pass what could not be sent
                 self._core.unsent(send)
@@ -188,7 +191,8 @@ class Server:
                 self._router.send(send.route, zmq.SNDMORE | zmq.NOBLOCK)
                 for frame in send.frames[:-1]:
                     self._router.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
-                self._router.send(send.frames[-1], zmq.NOBLOCK)
+                last = shared.once(send.frames[-1])
+                self._router.send(last, zmq.NOBLOCK, copy=isinstance(last, bytes))
             except zmq.Again:
                 full.add(send.route)
                 self._core.unsent(send)
@@ -209,6 +213,22 @@ class Server:
         self._gate.close()
         self._context.term()
         self._log.close()
+
+
+class _Shared:
+    """A batch goes to many: libzmq gets its bytes once, and counts who still needs them."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._frame = zmq.Frame()
+
+    def once(self, frame: bytes) -> "bytes | zmq.Frame":
+        """What to send: a frame made once for the same bytes; small ones are cheaper to copy."""
+        if len(frame) < _WORTH_SHARING_BYTES:
+            return frame
+        if frame is not self._bytes:
+            self._bytes, self._frame = frame, zmq.Frame(frame, copy=False)
+        return self._frame
 
 
 def _prepare_process() -> None:

@@ -138,12 +138,19 @@ class Core:
         if isinstance(word, Hello):
             return self._hello(connection, word, now)
         if not connection.said_hello:
-            return [self._refuse(route, word, Refusal("hello-first"))]
+            return self._before_hello(route, word)
         if isinstance(word, Post):
             return self._post(connection, word, attachment, now, randomness)
         if isinstance(word, Cast):
             return self._cast(connection, word, attachment, now)
         return list(self._control(connection, word, now))
+
+    def _before_hello(self, route: bytes, word: ToBroker) -> list[Send]:
+        """What has an answer is refused; the rest is dropped."""
+        if isinstance(word, Cast | Leave):
+            self.counts["before hello"] += 1
+            return []
+        return [self._refuse(route, word, Refusal("hello-first"))]
 
     def _hello(self, connection: _Connection, word: Hello, now: float) -> list[Send]:
         if not self._controls.allows(connection.peer, now):

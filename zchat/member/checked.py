@@ -320,9 +320,9 @@ class CheckedLog:
         end = self._ancestor_end(seen.log)
         if end is None:
             return self._if_signed(seen, Seen.OTHER_LOG)
-        if seen.n > end or seen.n >= place:
+        if seen.n > end:
             return self._if_signed(seen, Seen.LOST)
-        if seen.hash == self._ancestor_hash(seen.log, seen.n):
+        if seen.n < place and seen.hash == self._ancestor_hash(seen.log, seen.n):
             return Seen.FITS
         return self._if_signed(seen, Seen.FORK)
 

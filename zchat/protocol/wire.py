@@ -196,6 +196,8 @@ def decode_to_member(frames: Sequence[bytes]) -> tuple[ToMember, bytes]:
         Head.unpack(word.head)
     if isinstance(word, Refuse) and len(word.room) not in (0, TAG_BYTES):
         raise Malformed(reason="a room tag has 16 bytes")
+    if isinstance(word, Refuse) and word.req and word.k:
+        raise Malformed(reason="a refusal of a control word and of a post at once")
     return word, attachment
 
 
@@ -257,8 +259,8 @@ def unpack_batch(batch: bytes) -> list[Item]:
 
 
 def unpack_ids(batch: bytes) -> list[bytes]:
-    """The ids of a receipt's batch. Raises Malformed where anything but a bare id stands in it."""
+    """The ids of a receipt's batch. Raises Malformed where it holds none, or anything else."""
     items = unpack_batch(batch)
-    if any(item.envelope is not None for item in items):
-        raise Malformed(reason="a receipt that holds more than ids")
+    if not items or any(item.envelope is not None for item in items):
+        raise Malformed(reason="a receipt holds bare ids, one at least")
     return [item.bare_id for item in items]

@@ -11,10 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+import pexpect
+import pyte
 
 PASSPHRASE = "otter-basin-scarf-pencil-dug-wick"
 PATIENCE_S = 30.0
@@ -148,6 +152,106 @@ class Running:
                 self.kill()
 
 
+class _Screen(pyte.HistoryScreen):
+    """An emulated screen that answers the program's questions, as a real terminal does."""
+
+    def __init__(self, columns: int, rows: int, answer: Callable[[bytes], object]) -> None:
+        self._answer = answer
+        super().__init__(columns, rows, history=10_000)
+
+    def write_process_input(self, data: str) -> None:
+        self._answer(data.encode())
+
+
+class Terminal:
+    """A process in a terminal of its own: the raw bytes it wrote, and the screen they make."""
+
+    def __init__(
+        self, home: Path, *arguments: str, columns: int = 100, rows: int = 24, **more: str
+    ) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.arguments = arguments
+        self.raw = bytearray()
+        with warnings.catch_warnings():
+            # forkpty() in a process with threads: the child does nothing but execute.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process: pexpect.spawn[bytes] = pexpect.spawn(
+                ZCHAT[0],
+                [*ZCHAT[1:], *arguments],
+                env=environment(home, **{"TERM": "xterm-256color", **more}),
+                dimensions=(rows, columns),
+            )
+        self.process.delaybeforesend = None
+        self.screen = _Screen(columns, rows, self.process.send)
+        self._stream = pyte.ByteStream(self.screen)
+
+    def pump(self) -> bool:
+        """Show on the screen what was written meanwhile; False once the process has hung up."""
+        if self.process.closed:
+            return False
+        try:
+            while True:
+                written = self.process.read_nonblocking(65_536, 0)
+                self.raw += written
+                self._stream.feed(written)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+
+    @property
+    def rows(self) -> list[str]:
+        """The screen as it stands, and above it what has scrolled off."""
+        self.pump()
+        columns = range(self.screen.columns)
+        gone = ["".join(row[x].data for x in columns) for row in self.screen.history.top]
+        return [row.rstrip() for row in [*gone, *self.screen.display]]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.rows).rstrip()
+
+    def type(self, keys: str | bytes) -> None:
+        """Press keys: "\\r" is Enter, "\\x03" Ctrl-C."""
+        self.process.send(keys)
+
+    def paste(self, text: str) -> None:
+        """What a terminal sends when somebody pastes (bracketed paste)."""
+        self.type(f"\x1b[200~{text}\x1b[201~")
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.pump()
+        self.screen.resize(rows, columns)
+        self.process.setwinsize(rows, columns)
+
+    def expect(self, pattern: str, *, count: int = 1, patience_s: float = PATIENCE_S) -> None:
+        """Wait until the screen, with what scrolled off it, matches `count` times."""
+        found = re.compile(pattern, re.MULTILINE)
+        self.until(
+            f"{count} x {pattern!r}", lambda: len(found.findall(self.text)) >= count, patience_s
+        )
+
+    def until(self, what: str, holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        """Wait until `holds`, and fail with the screen."""
+        try:
+            wait_for(what, holds, patience_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error} in {self.arguments}\n{self.text}") from None
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Its exit code, as a shell shows it."""
+        self.until("it ends", lambda: not self.pump(), patience_s)
+        self.process.close()
+        if self.process.signalstatus is not None:
+            return 128 + int(self.process.signalstatus)
+        assert self.process.exitstatus is not None
+        return int(self.process.exitstatus)
+
+    def end(self) -> None:
+        """Hang up."""
+        self.process.close(force=True)
+
+
 class Broker(Running):
     """A broker on a free port, or on the one it had before."""
 
@@ -183,6 +287,7 @@ class World:
         self.folder = folder
         self._template = template
         self._running: list[Running] = []
+        self._terminals: list[Terminal] = []
         shutil.copytree(template / "host", folder / "host")
         self.broker = self._keep(Broker(folder / "host"))
 
@@ -191,17 +296,28 @@ class World:
         return running
 
     def home(self, name: str) -> Path:
-        """A member's profile, with the room's key remembered in it."""
+        """A member's profile: of the template, with the room's key remembered, or a new one."""
         home = self.folder / name
-        if not home.exists():
+        if not home.exists() and (self._template / name).exists():
             shutil.copytree(self._template / name, home)
+        home.mkdir(exist_ok=True)
         return home
 
-    def join(self, name: str, *more: str, room: str = "lobby", **env: str) -> Running:
+    def join(
+        self, name: str, *more: str, room: str = "lobby", invite: str = "", **env: str
+    ) -> Running:
         """A member in the room, in plain mode."""
-        invite = self.broker.invite(room)
-        arguments = ["join", invite, "--name", name, *more]
+        arguments = ["join", invite or self.broker.invite(room), "--name", name, *more]
         return self._keep(Running(self.home(name), *arguments, label=name, **env))
+
+    def terminal(
+        self, name: str, *arguments: str, columns: int = 100, rows: int = 24, **env: str
+    ) -> Terminal:
+        """A command of a member in a terminal; without arguments it joins the room."""
+        wanted = arguments or ("join", self.broker.invite(), "--name", name)
+        made = Terminal(self.home(name), *wanted, columns=columns, rows=rows, **env)
+        self._terminals.append(made)
+        return made
 
     def run(
         self,
@@ -218,6 +334,8 @@ class World:
         self.broker = self._keep(self.broker.again(**more))
 
     def close(self) -> None:
+        for terminal in self._terminals:
+            terminal.end()
         for running in self._running:
             if running.process.poll() is None:
                 running.kill()

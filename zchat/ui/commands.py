@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from zchat.errors import NoMatch
+from zchat.member.names import shown_name
 from zchat.member.rows import MemberView
 from zchat.ui.show import member_line
 from zchat.ui.visit import Visit
@@ -42,9 +43,16 @@ async def _help(chat: Face, _: str) -> None:
 
 
 async def _who(chat: Face, _: str) -> None:
-    for member in chat.visit.room.members(chat.visit.clock.now()):
+    room, now = chat.visit.room, chat.visit.clock.now()
+    members = room.members(now)
+    for member in members:
         here = "here" if member.here else "away"
         chat.note(f"{member_line(member)}, {here}")
+    for key in room.presence.here(now) - {member.key for member in members}:
+        shown = shown_name(key, room.presence.name_of(key), trusted=False)
+        chat.note(f"{shown}  has not spoken yet, here")
+    if not members:
+        chat.note("nobody has spoken here yet")
 
 
 async def _verify(chat: Face, argument: str) -> None:
@@ -57,6 +65,8 @@ async def _verify(chat: Face, argument: str) -> None:
 
 
 def _place(argument: str, end: int) -> int:
+    if not end:
+        raise NoMatch(reason="nobody has spoken here yet: there is nothing to compare")
     if not argument:
         return end
     if not argument.isdecimal() or not 1 <= int(argument) <= end:

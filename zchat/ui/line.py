@@ -9,17 +9,23 @@ written to any disk but the outbox.
 """
 
 import asyncio
+import contextlib
+import sys
+import textwrap
 import time
 from collections.abc import Iterable
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app, in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.patch_stdout import patch_stdout
-from prompt_toolkit.shortcuts import print_formatted_text
+from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from zchat.errors import Exit, ZchatError
@@ -38,12 +44,13 @@ from zchat.member.rows import (
     State,
 )
 from zchat.ui.commands import COMMANDS, Quit, run_command
-from zchat.ui.plain import offline_line
+from zchat.ui.plain import not_confirmed, offline_line
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day, message_lines, other_line
 from zchat.ui.visit import History, Visit, is_text
 
 _QUIT_WITHIN_S = 2.0
+_FAREWELL_S = 3.0
 _NAME_COLOURS = ["ansicyan", "ansigreen", "ansiyellow", "ansimagenta", "ansiblue"]
 _STYLE = Style.from_dict(
     {
@@ -58,18 +65,31 @@ _STYLE = Style.from_dict(
 _LIMIT_NOTE = "whoever learns the passphrase can read this room's history"
 
 
+class _Keyboard(Vt100Input):
+    """The terminal's input, raw for as long as the chat lasts.
+
+    While a line is printed above the prompt, prompt_toolkit lends the terminal its old mode: what
+    is typed in that moment would be echoed into the room's lines, and Ctrl-C would end the program.
+    """
+
+    def cooked_mode(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
 class LineChat:
     """A chat in a terminal."""
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
+        self._keyboard = _Keyboard(sys.stdin)
         self._session: PromptSession[str] = PromptSession(
             "> ",
+            input=self._keyboard,
             history=InMemoryHistory(),
             completer=_Names(self),
             complete_while_typing=False,
             bottom_toolbar=self._status_line,
-            key_bindings=_key_bindings(),
+            key_bindings=self._key_bindings(),
             erase_when_done=True,
             refresh_interval=1.0,
             style=_STYLE,
@@ -78,26 +98,53 @@ class LineChat:
         self._on_the_way: set[bytes] = set()
         self._interrupted_at = -_QUIT_WITHIN_S
         self._checked_ms = 0
+        self._offline_told = False
+        self._pasted_lines = False
+        self._unwritten = FormattedText()
+        self._has_unwritten = asyncio.Event()
 
     async def run(self, history: History) -> Exit:
-        """Chat until the user leaves."""
-        with patch_stdout(raw=True):
+        """Chat until the user leaves. Raises NotStored, NoAnswer for what did not go out."""
+        with patch_stdout(raw=True), self._keyboard.raw_mode():
             self._show_history(history)
-            self.note("Enter sends, Alt-Enter breaks the line, /help lists commands.")
-            listening = asyncio.create_task(self._listen())
-            prompting = asyncio.create_task(self._prompt())
+            self._greet()
+            tasks = [
+                asyncio.create_task(part)
+                for part in (self._listen(), self._prompt(), self._write())
+            ]
             try:
-                done, _ = await asyncio.wait(
-                    {listening, prompting}, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             finally:
-                listening.cancel()
-                prompting.cancel()
-                await asyncio.gather(listening, prompting, return_exceptions=True)
-        self.visit.room.mark_read()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._flush()
+        try:
+            await self._see_off()
+        finally:
+            self._flush()
+            self.visit.room.mark_read()
         return Exit.SERVER_FAULT if self.visit.room.fault else Exit.OK
+
+    def _greet(self) -> None:
+        """Who one is, and where; what can be typed."""
+        record = self.visit.room.record
+        self.note(f"You are {record.name} in {record.room} at {self.visit.address}.")
+        if self.visit.offline_since_ms:
+            self._tell_connection(online=False)
+        self.note("Enter sends, Alt-Enter breaks the line, /help lists commands.")
+
+    async def _see_off(self) -> None:
+        """What was typed last may be on its way still: wait a moment for its receipt."""
+        room, ends = self.visit.room, time.monotonic() + _FAREWELL_S
+        while room.unconfirmed and not room.fault:
+            if not self.visit.client.online or time.monotonic() > ends:
+                raise not_confirmed(self.visit, _FAREWELL_S)
+            event = await self.visit.client.next_event(0.1)
+            if event is not None:
+                self._take(event)
 
     # ---- what comes in ----
 
@@ -125,13 +172,19 @@ class LineChat:
         elif isinstance(what, Confirmed):
             self._on_the_way.discard(what.id)
         elif isinstance(what, Connection):
-            self.note("online again" if what.online else offline_line(self.visit)[3:])
+            self._tell_connection(online=what.online)
         elif isinstance(what, ServerSays):
             self.note(f"server says: {what.code} {what.text}".rstrip())
         elif isinstance(what, Row):
             self._show(what)
         if self.visit.caught_up:
             self._checked_ms = self.visit.clock.wall_ms()
+
+    def _tell_connection(self, *, online: bool) -> None:
+        """Once for each time it is lost: retries fail, too."""
+        if online is self._offline_told:
+            self._offline_told = not online
+            self.note("online again" if online else offline_line(self.visit)[3:])
 
     def _show(self, row: Row) -> None:
         if isinstance(row, Message):
@@ -153,29 +206,45 @@ class LineChat:
             self._last_day = today
             self._print("note", f"-- {today}")
         colour = "own" if message.own else _NAME_COLOURS[sum(message.sender) % len(_NAME_COLOURS)]
+        style = f"class:{colour}" if message.own else colour
         for line in message_lines(message):
             prefix, separator, text = line.partition(": ")
-            style = f"class:{colour}" if message.own else colour
-            print_formatted_text(
-                FormattedText([(style, prefix + separator), ("", text)]), style=_STYLE
-            )
+            self._unwritten += [(style, prefix + separator), ("", f"{text}\n")]
+        self._has_unwritten.set()
 
     def note(self, text: str) -> None:
         """A line that nobody said."""
         self._print("note", f"-- {safe_line(text)}")
 
-    @staticmethod
-    def _print(kind: str, line: str) -> None:
-        print_formatted_text(FormattedText([(f"class:{kind}", line)]), style=_STYLE)
+    def _print(self, kind: str, line: str) -> None:
+        self._unwritten.append((f"class:{kind}", f"{line}\n"))
+        self._has_unwritten.set()
+
+    async def _write(self) -> None:
+        """Put above the prompt what came, all that is there at once: each time is a redraw."""
+        while True:
+            await self._has_unwritten.wait()
+            async with in_terminal():
+                self._flush()
+
+    def _flush(self) -> None:
+        lines, self._unwritten = self._unwritten, FormattedText()
+        self._has_unwritten.clear()
+        if lines:
+            print_formatted_text(self._session.app.output, lines, _STYLE)
 
     # ---- what goes out ----
 
     async def _prompt(self) -> None:
+        text = kept = ""
         while True:
             try:
-                text = await self._session.prompt_async()
+                self._pasted_lines = False
+                text = await self._session.prompt_async(default=kept)
+                kept = ""
                 await self._enter(text)
             except KeyboardInterrupt:
+                kept = ""
                 if time.monotonic() - self._interrupted_at < _QUIT_WITHIN_S:
                     return
                 self._interrupted_at = time.monotonic()
@@ -183,6 +252,7 @@ class LineChat:
             except (EOFError, Quit):
                 return
             except ZchatError as error:
+                kept = "" if _is_command(text) else text  # to be mended, not typed again
                 self.note(error.sentence)
                 if error.advice:
                     self.note(error.advice)
@@ -190,44 +260,68 @@ class LineChat:
     async def _enter(self, text: str) -> None:
         if not text.strip():
             return
-        if text.startswith("/") and not text.startswith("//"):
+        if _is_command(text):
             await run_command(self, text)
             return
-        text = text.removeprefix("/") if text.startswith("//") else text
-        for part in await self._split(text):
-            self.visit.client.say(self.visit.room.tag, [part])
+        parts = await self._split(text.removeprefix("/") if text.startswith("//") else text)
+        if parts:
+            self.visit.client.say(self.visit.room.tag, parts)
 
     async def _split(self, text: str) -> list[str]:
-        """A text of several lines: one message or many? Asked once."""
+        """Several lines that were pasted: one message or many? Asked once."""
         lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2:
+        if len(lines) < 2 or not self._pasted_lines:
             return [text]
-        answer = await PromptSession[str]().prompt_async(
+        asking = PromptSession[str](input=self._keyboard, erase_when_done=True)
+        answer = await asking.prompt_async(
             f"{len(lines)} lines: send as [o]ne message, line by [l]ine, or [n]ot at all? "
         )
         choice = answer.strip().lower()[:1]
-        return [text] if choice == "o" else lines if choice == "l" else []
+        if choice not in ("o", "l"):
+            self.note("not sent")
+            return []
+        return [text] if choice == "o" else lines
+
+    def _key_bindings(self) -> KeyBindings:
+        bindings = KeyBindings()
+
+        @bindings.add("escape", "enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @bindings.add(Keys.BracketedPaste)
+        def _(event: KeyPressEvent) -> None:
+            text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+            self._pasted_lines = self._pasted_lines or "\n" in text
+            event.current_buffer.insert_text(text)
+
+        return bindings
 
     # ---- the status line ----
 
     def _status_line(self) -> str:
         room = self.visit.room
         status = room.status(self.visit.clock.now())
+        columns = get_app().output.get_size().columns
         if status.state is State.FORKED:
-            return f" SERVER FORKED / WENT BACK: {safe_line(status.fault)} · posting stopped"
+            fault = f"SERVER FORKED / WENT BACK: {safe_line(status.fault)}"
+            return _wrapped([fault, "posting stopped"], columns)
         parts = ["E2E on"]
         if self.visit.offline_since_ms:
             parts.append(f"offline since {clock_time(self.visit.offline_since_ms)}")
         if self._on_the_way:
             parts.append(f"{len(self._on_the_way)} on the way")
-        parts.append(f"{status.verified} of {status.members} verified")
+        if status.members:
+            parts.append(f"{status.verified} of {status.members} verified")
+        else:
+            parts.append("nobody else has spoken yet")
         parts.append(f"checked to {clock_time(self._checked_ms)}")
         if status.missing:
             parts.append(f"gap: {status.missing} missing")
         if status.stale_s:
             parts.append(f"stale {in_words(status.stale_s)}")
         parts += ["server: no faults seen", _LIMIT_NOTE]
-        return " " + " · ".join(parts)
+        return _wrapped(parts, columns)
 
     def names(self) -> Iterable[str]:
         """Names that can be completed."""
@@ -249,11 +343,16 @@ class _Names(Completer):
                 yield Completion(candidate + " ", start_position=-len(word))
 
 
-def _key_bindings() -> KeyBindings:
-    bindings = KeyBindings()
+def _is_command(text: str) -> bool:
+    return text.startswith("/") and not text.startswith("//")
 
-    @bindings.add("escape", "enter")
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
 
-    return bindings
+def _wrapped(parts: Iterable[str], columns: int) -> str:
+    """Parts in as many rows as they need: a status that is cut off says too little."""
+    rows: list[str] = []
+    for part in parts:
+        if rows and len(rows[-1]) + len(part) + 4 <= columns:
+            rows[-1] += f" · {part}"
+        else:
+            rows += textwrap.wrap(part, max(columns - 1, 1))
+    return "\n".join(f" {row}" for row in rows)

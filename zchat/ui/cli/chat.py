@@ -169,7 +169,7 @@ def start(
 
 def _who_stays(visit: Visit) -> None:
     """The server ends with us: tell those it leaves alone."""
-    here = [m for m in visit.room.members(visit.clock.now()) if m.here and not m.own]
+    here = visit.room.presence.here(visit.clock.now())
     if here:
         others = "1 other is" if len(here) == 1 else f"{len(here)} others are"
         say(f"{others} still here: keep the server running with `zchat broker`.")

@@ -131,6 +131,21 @@ class CheckedLog:
             return self._check_end(word, head)
         return self._check_entries(word, items, head, asked_ids=asked_ids)
 
+    def glimpse(self, word: Entries, items: list[Item]) -> list[Entry]:
+        """Entries beyond our end that fold into a signed head, which our chain must reach.
+
+        Raises ServerContradiction; Malformed where it is no page of our log beyond our end.
+        """
+        head = Head.unpack(word.head)
+        if word.log != self.log or word.first <= self.n + 1 or not items:
+            raise Malformed(reason="a page that was not asked for")
+        self._check_head(word, head)
+        if head.n != word.first + len(items) - 1:
+            raise ServerContradiction("it sent entries that do not end at their head")
+        entries = self._fold(word, items, head)
+        self._promise(head)
+        return entries
+
     def _no_room(self, word: Entries, items: list[Item]) -> Segment:
         if items or word.log != NO_LOG or word.tip:
             raise Malformed(reason="entries without a head")

@@ -19,6 +19,7 @@ from zchat.member.rows import Confirmed, Connection, Event, Happening, ServerSay
 from zchat.member.session import (
     Action,
     Arrived,
+    Glimpsed,
     Greeted,
     Heard,
     Outgoing,
@@ -138,7 +139,9 @@ class Core:
                 done += self._hand_up(action)
         return done
 
-    def _hand_up(self, action: Greeted | Arrived | Receipt | Heard | Refused) -> list[Do]:
+    def _hand_up(
+        self, action: Greeted | Arrived | Glimpsed | Receipt | Heard | Refused
+    ) -> list[Do]:
         if isinstance(action, Greeted):
             return [Event(b"", Connection(True, action.software))]
         if isinstance(action, Refused):
@@ -152,6 +155,8 @@ class Core:
                 return self._arrived(room, action)
             if isinstance(action, Receipt):
                 return self._tell(room, room.receipt(action))
+            if isinstance(action, Glimpsed):
+                return self._tell(room, room.glimpsed(action))
             return self._tell(room, room.heard(action.envelope, self._clock.now()))
         except Malformed:
             self._session.malformed += 1
@@ -175,6 +180,9 @@ class Core:
                 tag, checked.log, checked.n, checked.hash, received, now
             )
             actions += self._session.agree(tag, now)
+            wanted = room.wants_glimpse()
+            if wanted:
+                actions += self._session.glimpse(tag, *wanted, now)
             done += self._carry_out(actions)
         elif step is Step.CONTRADICTION:
             self._followed.discard(tag)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from zchat.database import Access
-from zchat.errors import Unopenable
+from zchat.errors import StoreEmpty, Unopenable
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Opened
 from zchat.member.vault import Pending
@@ -52,7 +52,10 @@ def rejoin(opened: Opened) -> Rejoined:
 
 def _own_after(path: Path, keys: RoomKeys, own: bytes, kept_n: int) -> Iterator[Pending]:
     """One's own envelopes beyond a place of the replica, in their order."""
-    replica = SqliteLog(path, Access.READ_ONLY)
+    try:
+        replica = SqliteLog(path, Access.READ_ONLY)
+    except StoreEmpty:  # set aside already, by a run that was broken off
+        return
     tip = replica.tip(keys.tag)
     n = kept_n
     while tip is not None and n < tip.n:

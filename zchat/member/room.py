@@ -17,7 +17,7 @@ import msgspec
 
 from zchat.clock import Clock
 from zchat.database import Access
-from zchat.errors import ServerFault, StoreBusy, TextTooLong, Unopenable
+from zchat.errors import ServerFault, StoreBusy, StoreEmpty, TextTooLong, Unopenable
 from zchat.log.contract import Log, MemoryLog
 from zchat.log.overlay import Overlay
 from zchat.log.sqlite import SqliteLog
@@ -29,6 +29,7 @@ from zchat.member.rows import (
     Blame,
     Composed,
     Confirmed,
+    Glimpse,
     Happening,
     Here,
     MemberView,
@@ -38,7 +39,7 @@ from zchat.member.rows import (
     State,
     accusation,
 )
-from zchat.member.session import Arrived, Outgoing, Receipt
+from zchat.member.session import Arrived, Glimpsed, Outgoing, Receipt
 from zchat.member.transcript import Readable, Transcript
 from zchat.member.vault import Pending, RoomRecord, Vault
 from zchat.protocol.body import (
@@ -58,6 +59,8 @@ from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
 from zchat.protocol.seal import open_envelope, seal
 
 _LONGEST_STEP_S = 1.0
+_LONG_WAY = 2_000  # entries to go, from where the newest are asked for ahead of them
+_GLIMPSED = 60
 _NO_PROOF = "There is no proof of it that others could check"
 _WHAT_NOW = "Tell the others by another way; `zchat rejoin ROOM` shows the way on."
 
@@ -134,6 +137,7 @@ class Room:
         self._is_stale = False
         self._unconfirmed: set[bytes] = set()
         self._witness = NO_HEAD
+        self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
         self.tip = self.checked.n
 
@@ -198,6 +202,30 @@ class Room:
         rows = self._keep(segment, passed_over=asked_ids)
         return segment.step, [*rows, *self._settle(), self._progress()]
 
+    # ---- the newest entries ahead of the rest ----
+
+    def wants_glimpse(self) -> tuple[int, int] | None:
+        """The places to ask for while there is a long way to go; once per connection."""
+        if self._has_glimpsed or self.tip - self.checked.n < _LONG_WAY:
+            return None
+        self._has_glimpsed = True
+        return self.tip - _GLIMPSED + 1, self.tip
+
+    def glimpsed(self, glimpsed: Glimpsed) -> list[Happening]:
+        """What stands at the end. Its head is remembered: our chain must get there. As `arrived`.
+
+        Nothing of it is kept, and nothing is judged by it.
+        """
+        try:
+            entries = self.checked.glimpse(glimpsed.word, glimpsed.items)
+        except ServerContradiction as found:
+            return self._at_fault(found)
+        opened = ((entry, self._open(entry.envelope)) for entry in entries)
+        messages = (self.transcript.glimpse(entry, readable) for entry, readable in opened)
+        return [Glimpse(tuple(message for message in messages if message))]
+
+    # ---- keeping ----
+
     def _keep(self, segment: Segment, *, passed_over: bool) -> list[Happening]:
         opened = [self._open(entry.envelope) for entry in segment.entries]
         live = self.transcript.caught_up
@@ -245,6 +273,7 @@ class Room:
         """What comes next may be older than it looks."""
         self.transcript.caught_up = False
         self._withheld_s = 0.0
+        self._has_glimpsed = False
 
     # ---- the server's faults ----
 
@@ -556,6 +585,12 @@ def open_replica(path: Path, tag: bytes) -> Log:
     try:
         return SqliteLog(path, Access.SHARED)
     except StoreBusy:
-        # The writer may only just be making it.
-        base: Log = SqliteLog(path, Access.READ_ONLY) if path.exists() else MemoryLog()
-        return Overlay(base, tag)
+        return Overlay(_beside_writer(path), tag)
+
+
+def _beside_writer(path: Path) -> Log:
+    """What another process has kept so far: it may only just be making the file."""
+    try:
+        return SqliteLog(path, Access.READ_ONLY)
+    except StoreEmpty:
+        return MemoryLog()

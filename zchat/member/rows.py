@@ -126,6 +126,12 @@ class Progress(NamedTuple):
     caught_up: bool
 
 
+class Glimpse(NamedTuple):
+    """The newest messages, ahead of the checked log: they opened, their past is not checked yet."""
+
+    messages: tuple[Message, ...]
+
+
 class Composed(NamedTuple):
     """One's own message is in the outbox, not yet confirmed."""
 
@@ -148,7 +154,7 @@ class Connection(NamedTuple):
     reason: str
 
 
-Happening = Row | Confirmed | Progress | Composed | ServerSays | Connection
+Happening = Row | Confirmed | Progress | Glimpse | Composed | ServerSays | Connection
 
 
 class Event(NamedTuple):

@@ -88,6 +88,13 @@ class Arrived(NamedTuple):
     asked_ids: bool
 
 
+class Glimpsed(NamedTuple):
+    """The page of the newest entries came, long before the checked log gets there."""
+
+    word: Entries
+    items: list[Item]
+
+
 class Receipt(NamedTuple):
     """STORED came, with the ids from its `first` to its head."""
 
@@ -109,7 +116,7 @@ class Refused(NamedTuple):
     entry_id: bytes
 
 
-Action: TypeAlias = Say | Reopen | Greeted | Arrived | Receipt | Heard | Refused
+Action: TypeAlias = Say | Reopen | Greeted | Arrived | Glimpsed | Receipt | Heard | Refused
 
 
 class Outgoing(NamedTuple):
@@ -138,6 +145,7 @@ class _Room:
     join_at: float | None = None  # when to join again after a refusal or a doubt
     deaths: int = 0  # connections in a row that were lost before this room's JOIN was answered
     passing: int = 0  # req of the PAGE by which an entry is passed over
+    glimpsing: int = 0  # req of the PAGE of the newest entries
     waiting: deque[Outgoing] = field(default_factory=deque)
     under_way: deque[tuple[int, Outgoing]] = field(default_factory=deque)
     next_k: int = 1
@@ -208,7 +216,7 @@ class Session:
             room.take_back(1)
             room.subscribed = room.agreed = False
             room.unacknowledged = 0
-            room.passing = 0
+            room.passing = room.glimpsing = 0
 
     def _next_request(self) -> int:
         self._request += 1
@@ -289,6 +297,14 @@ class Session:
             for room in rooms
         )
         return [Say(encode(Join(req, positions)))]
+
+    def glimpse(self, tag: bytes, first: int, last: int, now: float) -> list[Action]:
+        """Ask for the newest entries ahead of the rest; lost with the connection, for good."""
+        room = self._rooms[tag]
+        if self.phase is not Phase.READY:
+            return []
+        room.glimpsing = self._next_request()
+        return [self._ask(Page(room.glimpsing, tag, room.log, first, last, False), now, tag)]
 
     # ---- posts ----
 
@@ -397,6 +413,9 @@ class Session:
             return []
         if self._awaited.pop((word.req, word.room), None) is not None and not items:
             room.deaths = 0
+        if room.glimpsing and word.req == room.glimpsing:
+            room.glimpsing = 0
+            return [Glimpsed(word, items)]
         asked_ids = room.passing != 0 and word.req == room.passing
         if asked_ids:
             room.passing = 0

@@ -104,6 +104,19 @@ class Transcript:
             rows.append(self._message(member, entry, header, body))
         return rows
 
+    def glimpse(self, entry: Entry, readable: Readable | None) -> Message | None:
+        """A message of people far ahead of what was applied: nothing is remembered of it."""
+        if readable is None or not isinstance(readable.body, Text):
+            return None
+        header, body = readable
+        if self._trust.is_muted(header.sender):
+            return None
+        trusted = header.sender == self._own_key or self._trust.is_verified(header.sender)
+        shown = shown_name(header.sender, body.name, trusted=trusted)
+        return self._message(_Member(header.sender, entry.n), entry, header, body)._replace(
+            shown=shown, status=Status.STORED
+        )
+
     def _unreadable(self, entry: Entry) -> list[Row]:
         if entry.n <= self._checked.expired:
             last = self._checked.expired

@@ -12,6 +12,7 @@ what a dead process left, a later one sends: same bytes, same id.
 Rules of this file: nothing is sent from here; nothing secret is in clear.
 """
 
+import base64
 import contextlib
 import os
 import time
@@ -45,6 +46,7 @@ from zchat.protocol.ledger import NO_HEAD, Contradiction, Head
 from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
 
 _SWEEP_AFTER_S = 3_600
+_LONGEST_FOLDER = 250  # a file system's 255; 32 letters of some scripts, escaped, are longer
 
 SCHEMA = Schema(
     application_id=0x7A637674,  # "zcvt"
@@ -136,9 +138,13 @@ class Vault:
         private_folder(folder)
         self._box = SecretBox(self._load_key(folder / "vault.key"))
         self._db = Database(folder / "vault.db", SCHEMA, Access.SHARED)
-        self._process, self._alive = self._take_process_lock()
         self._done: list[bytes] = []
-        self.master_seed = self._secret("master seed", os.urandom(KEY_BYTES))
+        try:
+            self.master_seed = self._secret("master seed", os.urandom(KEY_BYTES))
+            self._process, self._alive = self._take_process_lock()
+        except BaseException:
+            self._db.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<Vault {self._folder}>"
@@ -168,10 +174,12 @@ class Vault:
 
     def close(self) -> None:
         """Write what was put off, and end this process's life in the vault."""
-        self._forget_done()
-        self._db.close()
-        lock_file(self._process_path(self._process)).unlink(missing_ok=True)
-        self._alive.release()
+        try:
+            self._forget_done()
+        finally:
+            self._db.close()
+            lock_file(self._process_path(self._process)).unlink(missing_ok=True)
+            self._alive.release()
 
     # ---- secrets ----
 
@@ -311,6 +319,7 @@ class Vault:
                 rows,
             )
             self._delete_done()
+        self._done.clear()
 
     def offer(self, tag: bytes, pending: Iterable[Pending]) -> None:
         """Post again what a server lost; what is in the outbox already stays as it is."""
@@ -337,10 +346,10 @@ class Vault:
         if self._done:
             with self._db.transaction():
                 self._delete_done()
+            self._done.clear()
 
     def _delete_done(self) -> None:
         self._db.execute_many("DELETE FROM outbox WHERE id = ?", [(i,) for i in self._done])
-        self._done.clear()
 
     def adopt(self, tag: bytes) -> list[Pending]:
         """The outbox rows of processes that are dead, now this process's; in their order."""
@@ -423,10 +432,20 @@ class Vault:
 
 def member_folder(home: Path, name: str) -> Path:
     """The folder of the member with this (canonical) name in a profile."""
-    return home / "members" / quote(name, safe=" ").replace(".", "%2E")
+    folder = quote(name, safe=" ").replace(".", "%2E")
+    if len(folder) > _LONGEST_FOLDER:
+        folder = "=" + base64.b32encode(name.encode()).decode().rstrip("=")
+    return home / "members" / folder
 
 
 def member_names(home: Path) -> list[str]:
     """The members of a profile."""
     folders = (home / "members").glob("*/vault.key")
-    return sorted(unquote(path.parent.name) for path in folders)
+    return sorted(_name_of(path.parent.name) for path in folders)
+
+
+def _name_of(folder: str) -> str:
+    if not folder.startswith("="):
+        return unquote(folder)
+    coded = folder[1:]
+    return base64.b32decode(coded + "=" * (-len(coded) % 8)).decode()

@@ -14,7 +14,17 @@ from zchat.errors import EmptyRoom, NoAnswer, Unreachable, WeakPassphrase
 from zchat.member.client import Client
 from zchat.member.profile import Opened
 from zchat.member.room import Room
-from zchat.member.rows import Connection, Event, Kind, Message, Progress, Row, is_fault
+from zchat.member.rows import (
+    Connection,
+    Event,
+    Glimpse,
+    Here,
+    Kind,
+    Message,
+    Progress,
+    Row,
+    is_fault,
+)
 from zchat.member.strength import ENOUGH_BITS, price
 
 CONNECT_PATIENCE_S = 5.0
@@ -37,8 +47,17 @@ class History:
         while self._most is not None and self._messages > self._most:
             self._messages -= is_text(self._rows.popleft())
 
+    def drop_shown(self, upto: int) -> None:
+        """Forget what is about entries up to a place, but for the server's faults."""
+        self._rows = deque(row for row in self._rows if _place(row) > upto or is_fault(row))
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
+
+
+def _place(row: Row) -> int:
+    """The entry that a row is about; 0 for none."""
+    return 0 if isinstance(row, Here) else row.n
 
 
 def is_text(row: Row) -> bool:
@@ -77,6 +96,7 @@ class Visit:
         self,
         keep: History,
         progress: Callable[[Progress], None] = lambda _: None,
+        glimpse: Callable[[Glimpse], None] = lambda _: None,
     ) -> None:
         """Read what the replica holds, then what the server has beyond it.
 
@@ -95,6 +115,8 @@ class Visit:
                 quiet_since = now if self.client.online else quiet_since
                 if isinstance(event.what, Progress):
                     progress(event.what)
+                elif isinstance(event.what, Glimpse):
+                    glimpse(event.what)
                 elif isinstance(event.what, Row):
                     keep.add(event.what)
                     if is_fault(event.what):

@@ -17,6 +17,7 @@ from zchat.errors import CannotListen, Exit, StoreBusy
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite, parse_invite
 from zchat.member.profile import Opened, Place, Profile, same_place
+from zchat.member.rows import Glimpse
 from zchat.protocol.words import canonical_room_name, generate_passphrase
 from zchat.ui.cli.access import (
     DEFAULT_ROOM,
@@ -30,6 +31,7 @@ from zchat.ui.cli.access import (
 from zchat.ui.cli.common import config_for, data, is_interactive, note, run, say, show_progress
 from zchat.ui.cli.serve import default_address
 from zchat.ui.plain import PlainChat
+from zchat.ui.show import message_lines
 from zchat.ui.visit import History, Visit
 
 
@@ -101,7 +103,12 @@ async def _stay(
     config = config_for(history=terms.history, timeout_s=terms.timeout)
     async with Visit(opened, config) as visit:
         history = History(config.history)
-        await visit.arrive(history, progress=show_progress)
+        if is_interactive():
+            glimpser = _Glimpser(history)
+            await visit.arrive(history, show_progress, glimpser.show)
+            glimpser.checked(visit.room.checked.n)
+        else:
+            await visit.arrive(history, show_progress)
         if visit.is_new_here and visit.room.checked.n == 0 and not made_here:
             say(
                 f"Nobody has spoken in {opened.record.room!r} here: "
@@ -121,6 +128,30 @@ async def _stay(
         farewell(visit)
     opened.vault.close()
     return code
+
+
+class _Glimpser:
+    """Shows the last screen of a long room while the rest is being checked."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._upto = 0
+
+    def show(self, glimpse: Glimpse) -> None:
+        """The newest messages, once."""
+        if self._upto or not glimpse.messages:
+            return
+        self._upto = glimpse.messages[-1].n
+        for message in glimpse.messages:
+            for line in message_lines(message):
+                data(line)
+        say(f"-- the newest of {self._upto:,} messages; the ones before are being checked ...")
+
+    def checked(self, n: int) -> None:
+        """The log is checked up to n: what was shown need not be shown again."""
+        if self._upto and n >= self._upto:
+            self._history.drop_shown(self._upto)
+            say(f"-- checked: #1-#{n:,} are one signed history, and what is above belongs to it")
 
 
 # ---- start ----

@@ -289,7 +289,11 @@ class World:
         self._running: list[Running] = []
         self._terminals: list[Terminal] = []
         shutil.copytree(template / "host", folder / "host")
-        self.broker = self._keep(Broker(folder / "host"))
+        self.broker = self._keep(self.start_broker())
+
+    def start_broker(self) -> Broker:
+        """The first broker of this world."""
+        return Broker(self.folder / "host")
 
     def _keep(self, running: _R) -> _R:
         self._running.append(running)

@@ -1,7 +1,8 @@
 """One way to open a SQLite file: whose it is, which version, how durable, and how it fails.
 
 Rules of this file: what is committed is durable when `transaction` ends; an error of SQLite leaves
-as StoreFull (try again later), StoreUnreadable (not ours, or damaged) or StoreTrouble (stop).
+as StoreFull (try again later), StoreEmpty (nothing to read yet), StoreUnreadable (not ours, or
+damaged) or StoreTrouble (stop).
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zchat.errors import StoreFull, StoreTrouble, StoreUnreadable
+from zchat.errors import StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
 from zchat.files import private_folder, storage_errors, sync_folder
 
 _BUSY_TIMEOUT_S = 10.0
@@ -32,10 +33,12 @@ class Access(Enum):
 
     WAL with synchronous=FULL costs one fsync per commit, for files that one connection writes. A
     rollback journal with EXTRA is for files of several: before 3.51.3, SQLite in WAL mode can lose
-    commits where several connections write or checkpoint.
+    commits where several connections write or checkpoint. WAL with NORMAL is for what a server has,
+    too: a cut of power may take the last commits, and they are fetched again.
     """
 
     ONE_WRITER = ("WAL", "FULL")
+    REPLICA = ("WAL", "NORMAL")
     SHARED = ("DELETE", "EXTRA")
     READ_ONLY = ("", "")
 
@@ -48,24 +51,35 @@ class Database:
         self.read_only = access is Access.READ_ONLY
         with self.failures():
             self._connection = self._connect()
-            self._check_kind(schema)
-            if not self.read_only:
-                journal, synchronous = access.value
-                self.execute(f"PRAGMA journal_mode={journal}")
-                self.execute(f"PRAGMA synchronous={synchronous}")
-            self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            try:
+                self._set_up(schema, access)
+            except BaseException:
+                self.close()
+                raise
+
+    def _set_up(self, schema: Schema, access: Access) -> None:
+        self._check_kind(schema)
+        if not self.read_only:
+            journal, synchronous = access.value
+            self.execute(f"PRAGMA journal_mode={journal}")
+            self.execute(f"PRAGMA synchronous={synchronous}")
+        self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     def _connect(self) -> sqlite3.Connection:
-        if not self.read_only:
-            private_folder(self._path.parent)
-            with storage_errors(self._path):
+        with storage_errors(self._path):
+            if not self.read_only:
+                private_folder(self._path.parent)
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            elif not self._path.exists():
+                raise StoreEmpty(path=self._path)
         mode = "ro" if self.read_only else "rw"
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
 
     def _check_kind(self, schema: Schema) -> None:
-        if self._is_empty() and not self.read_only:
+        if self._is_empty():
+            if self.read_only:
+                raise StoreEmpty(path=self._path)
             self._make(schema)
         (version,) = self.execute("PRAGMA user_version").fetchone()
         (application_id,) = self.execute("PRAGMA application_id").fetchone()
@@ -117,7 +131,7 @@ class Database:
             # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
             if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
                 raise StoreFull(path=self._path, reason=reason) from None
-            if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
                 raise StoreUnreadable(path=self._path, reason=reason) from None
             raise StoreTrouble(path=self._path, reason=reason) from None
 

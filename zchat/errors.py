@@ -174,9 +174,12 @@ class CannotListen(NetworkTrouble):
 
 
 class Refused(ZchatError):
-    """Refused by the server ({code}); server says: {text}."""
+    """The server at {address} refuses ({code}; server says: {text!r}).
+    {count} message(s) kept in the outbox ({ids}).
+    """
 
     exit_code = Exit.REFUSED
+    hint = "They go out with the next `zchat send` or `zchat join`, once it takes them."
 
 
 class StoreTrouble(ZchatError):
@@ -196,6 +199,12 @@ class StoreBusy(StoreTrouble):
     """{path} is in use by another process."""
 
     hint = "One server at a time for one store; stop the other one first."
+
+
+class StoreEmpty(StoreTrouble):
+    """{path} holds nothing yet."""
+
+    hint = "Is it the folder you mean? ZCHAT_HOME names it."
 
 
 class StoreUnreadable(StoreTrouble):

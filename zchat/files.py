@@ -19,7 +19,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def private_folder(path: Path) -> Path:
     """The folder, made if need be, with its parents, for the owner only."""
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.is_dir():
+            private_folder(path.parent)
+            path.mkdir(exist_ok=True, mode=0o700)
     return path
 
 
@@ -50,11 +52,12 @@ def make_once(path: Path, content: bytes) -> bytes:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Lock(contextlib.AbstractContextManager["Lock"]):
@@ -79,11 +82,13 @@ def take_lock(path: Path, *, wait: bool = False) -> Lock:
     """
     with storage_errors(path):
         descriptor = os.open(lock_file(path), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        raise StoreBusy(path=path) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise StoreBusy(path=path) from None
+            raise
     return Lock(descriptor)
 
 

@@ -6,7 +6,7 @@ without holes, and an id at most once in a room. `MemoryLog` is the executable s
 other store passes the same tests (tests/test_log.py).
 
 Rules of this file: `append` is all or nothing and durable when it returns; a store that failed to
-write raises StoreTrouble and holds what it held before.
+write raises StoreTrouble and holds what it held before, as it does when a caller breaks the order.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,7 +67,10 @@ class Log(Protocol):
         ...
 
     def append(self, additions: Iterable[Addition]) -> None:
-        """Take all of this, durably, or nothing. Raises StoreFull, StoreTrouble."""
+        """Take all of this, durably, or nothing; at most one addition per room.
+
+        Raises StoreFull, StoreTrouble.
+        """
         ...
 
     def read(
@@ -126,7 +129,6 @@ class _Room:
         self.head = b""
 
     def add(self, entry: Entry) -> None:
-        assert entry.n == len(self.entries) + 1 and entry.id not in self.places
         self.entries.append(entry)
         self.ends.append(self.ends[-1] + entry.wire_bytes)
         self.places[entry.id] = entry.n
@@ -154,12 +156,11 @@ class MemoryLog:
         )
 
     def append(self, additions: Iterable[Addition]) -> None:
-        for addition in additions:
+        for addition in in_order(self, additions):
             held = self._rooms.get(addition.room)
             if held is None:
                 held = _Room(addition.births, addition.log, addition.maker)
                 self._rooms[addition.room] = held
-            assert held.log == addition.log
             for entry in addition.entries:
                 held.add(entry)
             held.head = addition.head
@@ -199,6 +200,24 @@ class MemoryLog:
 
     def close(self) -> None:
         self._rooms.clear()
+
+
+def in_order(log: Log, additions: Iterable[Addition]) -> list[Addition]:
+    """The additions, if each goes on where its room ends and repeats no id; else AssertionError.
+
+    For stores that could not undo the first addition when the second breaks the order.
+    """
+    listed = list(additions)
+    assert len({addition.room for addition in listed}) == len(listed)
+    for addition in listed:
+        tip = log.tip(addition.room)
+        assert tip is None or tip.log == addition.log
+        ids = set()
+        for n, entry in enumerate(addition.entries, tip.n + 1 if tip else 1):
+            assert entry.n == n and entry.id not in ids
+            assert not log.place_of(addition.room, entry.id)
+            ids.add(entry.id)
+    return listed
 
 
 def fitting(weights: Iterable[int], most_bytes: int) -> int:

@@ -6,7 +6,7 @@ as long as it lives. One room. Every method as in `Log`.
 
 from collections.abc import Iterable
 
-from zchat.log.contract import Addition, Entry, Log, Tip, fitting
+from zchat.log.contract import Addition, Entry, Log, Tip, fitting, in_order
 from zchat.protocol.limits import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
 
@@ -25,13 +25,11 @@ class Overlay:
         return self._tip if room == self._room else None
 
     def append(self, additions: Iterable[Addition]) -> None:
-        for addition in additions:
+        for addition in in_order(self, additions):
             assert addition.room == self._room
             tip = self._tip or Tip(addition.births, addition.log, 0, addition.log, 0, 0)
-            assert addition.log == tip.log
             weight = tip.weight
             for entry in addition.entries:
-                assert entry.n == self._base_n + len(self._own) + 1
                 self._own.append(entry)
                 self._places[entry.id] = entry.n
                 weight += entry.wire_bytes
@@ -47,17 +45,25 @@ class Overlay:
         most_bytes: int = MAX_BATCH_BYTES,
         most_entries: int = MAX_BATCH_ENTRIES,
     ) -> list[Entry]:
-        if first <= self._base_n:
-            last = min(last, self._base_n)
-            return self._base.read(room, first, last, most_bytes, most_entries)
-        at = first - self._base_n - 1
-        entries = self._own[at : min(last - self._base_n, at + most_entries)]
+        last = min(last, first + most_entries - 1)
+        entries: list[Entry] = []
+        if first <= min(last, self._base_n):
+            upto = min(last, self._base_n)
+            entries = self._base.read(room, first, upto, most_bytes, most_entries)
+            first = entries[-1].n + 1
+        if self._base_n < first <= last:
+            entries += self._own[first - self._base_n - 1 : last - self._base_n]
         return entries[: fitting((entry.wire_bytes for entry in entries), most_bytes)]
 
     def place_of(self, room: bytes, entry_id: bytes) -> int:
-        n = self._places.get(entry_id) or self._base.place_of(room, entry_id)
-        # The base may have grown since: what lies beyond our end is not ours yet.
-        return n if self._tip and n <= self._tip.n else 0
+        if room != self._room:
+            return 0
+        own = self._places.get(entry_id)
+        if own is not None:
+            return own
+        n = self._base.place_of(room, entry_id)
+        # The base may have grown since: what it holds beyond its former end is not ours.
+        return n if n <= self._base_n else 0
 
     def hash_at(self, room: bytes, n: int) -> bytes:
         if n <= self._base_n and self._base_n:

@@ -61,7 +61,11 @@ class SqliteLog:
         if access is not Access.READ_ONLY:
             private_folder(path.parent)
             self._lock = take_lock(path)
-        self._db = Database(path, SCHEMA, access)
+        try:
+            self._db = Database(path, SCHEMA, access)
+        except BaseException:
+            self._let_go()
+            raise
         self._tips: dict[bytes, tuple[int, Tip]] = {}
 
     def tip(self, room: bytes) -> Tip | None:
@@ -90,6 +94,7 @@ class SqliteLog:
         tips: dict[bytes, tuple[int, Tip]] = {}
         with self._db.transaction():
             for addition in additions:
+                assert addition.room not in tips
                 tips[addition.room] = self._add(addition)
         self._tips.update(tips)
 
@@ -209,6 +214,9 @@ class SqliteLog:
 
     def close(self) -> None:
         self._db.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._lock is not None:
             self._lock.release()
 

@@ -287,9 +287,11 @@ class Vault:
         moment = time.strftime("%Y-%m-%d-%H%M%S")
         aside = path.with_name(f"{tag.hex()}.before-{moment}.db")
         with take_lock(path), storage_errors(path):
-            if path.exists():
-                path.rename(aside)
-                sync_folder(path.parent)
+            for suffix in ("-wal", ""):  # what a killed process left is part of it
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.rename(aside.with_name(aside.name + suffix))
+            sync_folder(path.parent)
         self.save_witness(tag, NO_HEAD)
         return aside
 

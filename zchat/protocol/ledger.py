@@ -23,9 +23,11 @@ from zchat.protocol.limits import (
     GENESIS_BYTES,
     HEAD_BYTES,
     ID_BYTES,
+    KEY_BYTES,
     MAX_LINEAGE,
     MAX_PLACE,
     SIGNATURE_BYTES,
+    TAG_BYTES,
 )
 
 NO_LOG = bytes(ID_BYTES)
@@ -202,11 +204,14 @@ def judge(evidence: Contradiction) -> Proof | None:
 
     The number of ids must be exactly n' - n, and h[n'] covers every place: with a looser rule an
     accuser could choose ids that frame an honest broker. So could one who may choose widths: a
-    hash of 33 bytes would be packed like its first 32, and yet differ from them.
+    hash of 33 bytes would be packed like its first 32, and yet differ from them; and libsodium
+    reads 32 bytes of a key, whatever lies behind a shorter one.
     """
     earlier, later = evidence.earlier, evidence.later
     hashes = (*evidence.ids, evidence.start or later.hash, earlier.hash, later.hash)
     if any(len(a_hash) != ID_BYTES for a_hash in hashes):
+        return None
+    if (len(evidence.room), len(evidence.log_key)) != (TAG_BYTES, KEY_BYTES):
         return None
     for head in (earlier, later):
         is_start = head.n == 0 and head.hash == head.log  # h0 is the log id: nobody need sign it

@@ -17,6 +17,11 @@ _CHUNK = 65_536
 _WAITING_CHUNKS = 4
 
 
+def whole_text(text: str) -> str:
+    """A text that was typed or given as an argument: what was not UTF-8 is replaced, as here."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 class TooLong:
     """Stands for a line longer than any message."""
 

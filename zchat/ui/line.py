@@ -44,6 +44,7 @@ from zchat.member.rows import (
     State,
 )
 from zchat.ui.commands import COMMANDS, Quit, run_command
+from zchat.ui.input import whole_text
 from zchat.ui.plain import not_confirmed, offline_line
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day, message_lines, other_line
@@ -263,7 +264,8 @@ class LineChat:
         if _is_command(text):
             await run_command(self, text)
             return
-        parts = await self._split(text.removeprefix("/") if text.startswith("//") else text)
+        text = whole_text(text.removeprefix("/") if text.startswith("//") else text)
+        parts = await self._split(text)
         if parts:
             self.visit.client.say(self.visit.room.tag, parts)
 

@@ -8,7 +8,15 @@ message word for word. At its end we wait for what is on its way, no longer than
 import asyncio
 from collections.abc import Callable
 
-from zchat.errors import Exit, NoAnswer, NotStored, ServerFault, TextTooLong, ZchatError
+from zchat.errors import (
+    Exit,
+    NoAnswer,
+    NotStored,
+    Refused,
+    ServerFault,
+    TextTooLong,
+    ZchatError,
+)
 from zchat.member.rows import (
     Confirmed,
     Connection,
@@ -22,6 +30,7 @@ from zchat.member.rows import (
 )
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.input import LineInput, TooLong
+from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, message_line, other_line
 from zchat.ui.visit import Visit
 
@@ -79,7 +88,7 @@ class PlainChat:
         if isinstance(what, Message | Notice | Here):
             self.show(what)
         elif isinstance(what, ServerSays) and what.code != "stopping":
-            self._note(f"-- server says: {what.code} {what.text}".rstrip())
+            self._note(safe_line(f"-- server says: {what.code} {what.text}".rstrip()))
         elif isinstance(what, Connection):
             self._tell_connection(what)
 
@@ -137,6 +146,10 @@ def not_confirmed(visit: Visit, timeout_s: float) -> ZchatError:
     """What stays in the outbox, and why: no connection, or no answer."""
     left = sorted(i.hex()[:12] for i in visit.room.unconfirmed)
     ids = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+    if visit.refusal:
+        code, text = visit.refusal
+        kept = {"count": len(left), "ids": ids}
+        return Refused(address=visit.address, code=code, text=text, **kept)
     if not visit.client.online:
         return NotStored(count=len(left), address=visit.address, ids=ids)
     return NoAnswer(address=visit.address, seconds=f"{timeout_s:g}", count=len(left), ids=ids)

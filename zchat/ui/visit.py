@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 from zchat.clock import Clock
 from zchat.config import MemberConfig
-from zchat.errors import EmptyRoom, NoAnswer, Unreachable, WeakPassphrase
+from zchat.errors import EmptyRoom, NoAnswer, Refused, Unreachable, WeakPassphrase
 from zchat.member.client import Client
 from zchat.member.profile import Opened
 from zchat.member.room import Room
 from zchat.member.rows import (
+    Confirmed,
     Connection,
     Event,
     Glimpse,
@@ -23,11 +24,13 @@ from zchat.member.rows import (
     Message,
     Progress,
     Row,
+    ServerSays,
     is_fault,
 )
 from zchat.member.strength import ENOUGH_BITS, price
 
 CONNECT_PATIENCE_S = 5.0
+_LIMIT_CODES = {"rate", "room-full", "too-many-rooms"}
 
 
 class History:
@@ -80,6 +83,7 @@ class Visit:
         self.offline_reason = ""
         self.was_online = False
         self.caught_up = False
+        self.refusal: ServerSays | None = None
 
     async def __aenter__(self) -> "Visit":
         await self.client.__aenter__()
@@ -112,7 +116,8 @@ class Visit:
             now = time.monotonic()
             if event is not None:
                 self.note(event)
-                quiet_since = now if self.client.online else quiet_since
+                answers = self.client.online and not isinstance(event.what, ServerSays)
+                quiet_since = now if answers else quiet_since
                 if isinstance(event.what, Progress):
                     progress(event.what)
                 elif isinstance(event.what, Glimpse):
@@ -142,6 +147,9 @@ class Visit:
                     return
 
     def _check_patience(self, quiet_s: float) -> None:
+        if self.refusal and quiet_s > self.config.timeout_s:
+            code, text = self.refusal
+            raise Refused(address=self.address, code=code, text=text, count=0, ids="none")
         if self.client.online and quiet_s > self.config.timeout_s:
             raise NoAnswer(address=self.address, seconds=f"{quiet_s:.0f}", count=0, ids="none")
         if not self.client.online and quiet_s > CONNECT_PATIENCE_S and self.is_new_here:
@@ -150,7 +158,11 @@ class Visit:
     def note(self, event: Event) -> None:
         """Keep up what a face wants to know at any time."""
         what = event.what
-        if isinstance(what, Progress):
+        if isinstance(what, ServerSays):
+            self.refusal = what if what.code in _LIMIT_CODES else self.refusal
+        elif isinstance(what, Confirmed):
+            self.refusal = None
+        elif isinstance(what, Progress):
             self.caught_up = what.caught_up
         elif isinstance(what, Connection):
             self.caught_up = self.caught_up and what.online

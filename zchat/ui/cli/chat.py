@@ -28,7 +28,16 @@ from zchat.ui.cli.access import (
     open_place,
     passphrase_source,
 )
-from zchat.ui.cli.common import config_for, data, is_interactive, note, run, say, show_progress
+from zchat.ui.cli.common import (
+    config_for,
+    data,
+    is_interactive,
+    note,
+    run,
+    say,
+    show_progress,
+    timeout_option,
+)
 from zchat.ui.cli.serve import default_address
 from zchat.ui.plain import PlainChat
 from zchat.ui.show import message_lines
@@ -53,10 +62,13 @@ def chat_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(terms=terms, **options)
 
     for option in (
+        timeout_option("How long to wait at the end (30)."),
         click.option(
-            "--timeout", type=float, metavar="S", help="How long to wait at the end (30)."
+            "--history",
+            type=click.IntRange(0, 100_000),
+            metavar="N",
+            help="Messages to show first (1,000).",
         ),
-        click.option("--history", type=int, metavar="N", help="Messages to show first (1,000)."),
         click.option(
             "--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break."
         ),

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
@@ -19,9 +19,21 @@ from zchat.member.rows import Progress
 from zchat.ui.safe import safe_line
 
 _T = TypeVar("_T")
+_C = TypeVar("_C", bound=Callable[..., Any])
 _LONG_HISTORY = 1_000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def timeout_option(text: str) -> Callable[[_C], _C]:
+    """--timeout, within the bounds of the setting."""
+    return click.option(
+        "--timeout", type=click.FloatRange(0, 86_400, min_open=True), metavar="S", help=text
+    )
+
+
+class ReaderGone(Exception):
+    """Whoever read our stdout has enough."""
 
 
 def say(text: str) -> None:
@@ -35,8 +47,11 @@ def note(line: str) -> None:
 
 
 def data(line: str) -> None:
-    """A line of data: stdout, at once. Its maker made it safe."""
-    click.echo(line)
+    """A line of data: stdout, at once. Its maker made it safe. Raises ReaderGone."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:  # click would take it for a failure
+        raise ReaderGone from None
 
 
 def complain(error: ZchatError) -> None:

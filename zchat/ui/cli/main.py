@@ -4,6 +4,8 @@ Rules of this file: every way a command can end leaves here with its exit code; 
 a user.
 """
 
+import errno
+import io
 import os
 import sys
 import tempfile
@@ -13,9 +15,9 @@ from pathlib import Path
 import click
 
 from zchat import version
-from zchat.errors import Exit, ZchatError
+from zchat.errors import Exit, StoreFull, ZchatError
 from zchat.ui.cli.chat import join, start
-from zchat.ui.cli.common import Terminated, complain, say
+from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
 from zchat.ui.cli.fault import evidence, rejoin
 from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
 from zchat.ui.cli.lab import lab
@@ -77,10 +79,25 @@ for _commands in _SECTIONS.values():
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its number, never an exception.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Where a descriptor below 3 came closed, the next file opened would take its place.
+
+    The store would then be read as what the user types, or be written over by a message.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run() -> int:
@@ -92,17 +109,32 @@ def _run() -> int:
         complain(error)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
-        return Exit.USAGE
+        return _complain_of_usage(error)
     except (KeyboardInterrupt, click.Abort):
         return Exit.INTERRUPTED
     except Terminated:
         return Exit.TERMINATED
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         _close_stdout()
         return Exit.OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _report_bug()
+        _close_stdout()
+        full = StoreFull(path="standard output", reason=error.strerror)
+        complain(full)
+        return full.exit_code
     except Exception:  # the last resort: a report instead of a traceback
         return _report_bug()
+
+
+def _complain_of_usage(error: click.ClickException) -> int:
+    """What click says may hold what was typed, or pasted."""
+    told = io.StringIO()
+    error.show(file=told)
+    for line in told.getvalue().splitlines():
+        say(line)
+    return Exit.USAGE
 
 
 def _close_stdout() -> None:

@@ -11,8 +11,8 @@ from zchat.member.profile import Opened
 from zchat.member.rows import Confirmed, Notice, Progress, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.cli.access import Access, access_options, open_room
-from zchat.ui.cli.common import config_for, has_terminal, run, say
-from zchat.ui.input import LineInput, TooLong
+from zchat.ui.cli.common import config_for, has_terminal, run, say, timeout_option
+from zchat.ui.input import LineInput, TooLong, whole_text
 from zchat.ui.plain import not_confirmed
 from zchat.ui.visit import History, Visit
 
@@ -24,7 +24,7 @@ _MOST_UNCONFIRMED = 4_000
 @click.argument("text", required=False)
 @click.option("--whole", is_flag=True, help="All of stdin is one message.")
 @click.option("--anyway", is_flag=True, help="Send even though the server contradicted itself.")
-@click.option("--timeout", type=float, metavar="S", help="Give up after S seconds without (30).")
+@timeout_option("Give up after S seconds without (30).")
 @click.option("--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break.")
 @access_options
 def send(
@@ -49,7 +49,7 @@ def send(
         raise NothingToSay
     opened = open_room(room, access)
     from_stdin = text is None or text == "-"
-    given = None if from_stdin else text
+    given = None if text is None or from_stdin else whole_text(text)
     job = _Sending(opened, given, whole=whole, anyway=anyway)
     try:
         config = config_for(timeout_s=timeout)

@@ -135,5 +135,16 @@ class Database:
                 raise StoreUnreadable(path=self._path, reason=reason) from None
             raise StoreTrouble(path=self._path, reason=reason) from None
 
+    def copy_to(self, path: Path) -> None:
+        """A whole and consistent copy, durable when this returns; `path` must not exist yet."""
+        with storage_errors(path):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with self.failures(), contextlib.closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy, pages=1_024, sleep=0.01)
+            copy.execute("PRAGMA journal_mode=DELETE")
+        with path.open("rb") as written, storage_errors(path):
+            os.fsync(written.fileno())
+        sync_folder(path.parent)
+
     def close(self) -> None:
         self._connection.close()

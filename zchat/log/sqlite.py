@@ -6,19 +6,22 @@ bytes, which makes the bytes in flight between two cursors a subtraction. One pr
 beside the file says so); others open it read-only and never checkpoint.
 
 Rules of this file: no method returns before what it wrote is durable; only the writer remembers
-where a room ends, for only it changes that.
+where a room ends, for only it changes that. SQLite cannot know our order: what is read is held
+against it, so that a file that lost a part says so (StoreUnreadable).
 """
 
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from zchat.database import Access, Database, Schema
+from zchat.errors import StoreUnreadable
 from zchat.files import Lock, private_folder, take_lock
 from zchat.log.contract import Addition, Entry, Tip, fitting
 from zchat.protocol.limits import BIRTH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
+_T = TypeVar("_T")
 _ROOM_SHIFT = 40
 _PLACE_MASK = (1 << _ROOM_SHIFT) - 1
 
@@ -57,6 +60,7 @@ class SqliteLog:
     """A `BrokerLog` in a file; `access` as in database.py. StoreBusy where another one writes."""
 
     def __init__(self, path: Path, access: Access) -> None:
+        self._path = path
         self._lock: Lock | None = None
         if access is not Access.READ_ONLY:
             private_folder(path.parent)
@@ -84,6 +88,7 @@ class SqliteLog:
             ).fetchone()
         if row is None:
             return None
+        self._hold([*map(type, row)] == [int, bytes, bytes, int, bytes, int, int, bytes])
         number, births, *rest = row
         held = number, Tip(_cut(births), *rest)
         if not self._db.read_only:
@@ -137,8 +142,11 @@ class SqliteLog:
         most_bytes: int = MAX_BATCH_BYTES,
         most_entries: int = MAX_BATCH_ENTRIES,
     ) -> list[Entry]:
-        base = self._base(room)
-        last = min(last, first + most_entries - 1)
+        number, tip = self._room(room)
+        base = number << _ROOM_SHIFT
+        last = min(last, tip.n, first + most_entries - 1)
+        if last < first:
+            return []
         with self._db.failures():
             ends = [
                 end
@@ -149,18 +157,28 @@ class SqliteLog:
             ]
             if first == 1:
                 ends.insert(0, 0)
+            self._hold([*map(type, ends)] == [int] * (last - first + 2))
             count = fitting((end - start for start, end in itertools.pairwise(ends)), most_bytes)
             rows = self._db.execute(
                 "SELECT place - ?, id, hash, envelope, arrived_ms, live"
                 " FROM entries WHERE place BETWEEN ? AND ? ORDER BY place",
                 (base, base | first, base | (first + count - 1)),
             )
-            return [Entry(*row) for row in rows]
+            entries = [Entry(*row) for row in rows]
+        self._hold([entry.n for entry in entries] == [*range(first, first + count)])
+        self._hold(all(type(e.id) is type(e.hash) is bytes for e in entries))
+        self._hold(all(isinstance(entry.envelope, bytes | None) for entry in entries))
+        return entries
 
-    def _base(self, room: bytes) -> int:
+    def _room(self, room: bytes) -> tuple[int, Tip]:
         held = self._held(room)
         assert held is not None
-        return held[0] << _ROOM_SHIFT
+        return held
+
+    def _hold(self, sound: bool) -> None:
+        """Raises StoreUnreadable unless what was read is as it was written."""
+        if not sound:
+            raise StoreUnreadable(path=self._path, reason="a part of it is missing or mangled")
 
     def place_of(self, room: bytes, entry_id: bytes) -> int:
         held = self._held(room)
@@ -173,33 +191,47 @@ class SqliteLog:
         return row[0] & _PLACE_MASK if row else 0
 
     def hash_at(self, room: bytes, n: int) -> bytes:
-        held = self._held(room)
-        assert held is not None
-        number, tip = held
+        number, tip = self._room(room)
         if n in (0, tip.n):
             return tip.hash if n else tip.log
-        found: bytes = self._one(
-            "SELECT hash FROM entries WHERE place = ?", (number << _ROOM_SHIFT | n,)
-        )
-        return found
+        place = number << _ROOM_SHIFT | n
+        return self._one(bytes, "SELECT hash FROM entries WHERE place = ?", (place,))
 
     def weight(self, room: bytes, after: int, upto: int) -> int:
         return self._weight_upto(room, upto) - self._weight_upto(room, after)
 
     def _weight_upto(self, room: bytes, n: int) -> int:
-        held = self._held(room)
-        assert held is not None
-        number, tip = held
+        number, tip = self._room(room)
         if n in (0, tip.n):
             return tip.weight if n else 0
-        found: int = self._one(
-            "SELECT weight_end FROM entries WHERE place = ?", (number << _ROOM_SHIFT | n,)
-        )
+        place = number << _ROOM_SHIFT | n
+        return self._one(int, "SELECT weight_end FROM entries WHERE place = ?", (place,))
+
+    def _one(self, kind: type[_T], statement: str, values: tuple[object, ...] = ()) -> _T:
+        with self._db.failures():
+            row = self._db.execute(statement, values).fetchone()
+        self._hold(row is not None and type(row[0]) is kind)
+        found: _T = row[0]
         return found
 
-    def _one(self, statement: str, values: tuple[object, ...]) -> Any:
-        with self._db.failures():
-            return self._db.execute(statement, values).fetchone()[0]
+    def begin_anew(
+        self, room: bytes, log: bytes, births: tuple[bytes, ...], hashes: Iterable[bytes]
+    ) -> None:
+        """The same entries, from now on as another log with these h[1], h[2] ... in order."""
+        base = self._base(room)
+        with self._db.transaction():
+            last = log
+            for n, last in enumerate(hashes, 1):
+                self._db.execute("UPDATE entries SET hash = ? WHERE place = ?", (last, base | n))
+            self._db.execute(
+                "UPDATE rooms SET log = ?, births = ?, hash = ? WHERE tag = ?",
+                (log, b"".join(births), last, room),
+            )
+        self._tips.pop(room, None)
+
+    def copy_to(self, path: Path) -> None:
+        """A whole copy as of now, while others read and write. Raises StoreFull, StoreTrouble."""
+        self._db.copy_to(path)
 
     def rooms(self) -> Iterator[bytes]:
         with self._db.failures():
@@ -207,10 +239,10 @@ class SqliteLog:
         return (tag for (tag,) in tags)
 
     def rooms_made_by(self, maker: bytes) -> int:
-        return int(self._one("SELECT count(*) FROM rooms WHERE maker = ?", (maker,)))
+        return self._one(int, "SELECT count(*) FROM rooms WHERE maker = ?", (maker,))
 
     def count_rooms(self) -> int:
-        return int(self._one("SELECT count(*) FROM rooms", ()))
+        return self._one(int, "SELECT count(*) FROM rooms")
 
     def close(self) -> None:
         self._db.close()

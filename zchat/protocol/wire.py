@@ -192,7 +192,7 @@ def decode_to_broker(frames: Sequence[bytes]) -> tuple[ToBroker, bytes]:
 def decode_to_member(frames: Sequence[bytes]) -> tuple[ToMember, bytes]:
     """A broker's word and its attachment (empty where it has none). Raises Malformed."""
     word, attachment = _decode(frames, _to_member)
-    if isinstance(word, Stored | Entries) and (word.head or isinstance(word, Stored)):
+    if isinstance(word, Stored | Entries) and word.head:  # only that of ENTRIES may be empty
         Head.unpack(word.head)
     if isinstance(word, Refuse) and len(word.room) not in (0, TAG_BYTES):
         raise Malformed(reason="a room tag has 16 bytes")

@@ -24,6 +24,7 @@ from zchat.ui.cli.lab import lab
 from zchat.ui.cli.send import send
 from zchat.ui.cli.serve import broker
 from zchat.ui.cli.tail import tail
+from zchat.ui.cli.upkeep import backup, restore
 
 _FIRST_MINUTE = """\
 zchat: group chat for people who share a passphrase and do not trust the server.
@@ -72,6 +73,8 @@ def cli(context: click.Context) -> None:
         click.echo(_FIRST_MINUTE, nl=False)
 
 
+broker.add_command(backup)
+broker.add_command(restore)
 for _commands in _SECTIONS.values():
     for _command in _commands:
         cli.add_command(_command)

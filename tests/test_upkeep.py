@@ -1,6 +1,6 @@
 """Backup, restore, and how members go on after it, with real processes."""
 
-from tests.processes import World, zchat
+from tests.processes import World, wait_for, zchat
 
 
 def _texts(world: World, name: str) -> list[str]:
@@ -57,3 +57,33 @@ def test_a_backup_replaces_nothing_and_what_is_no_backup_is_refused(here: World)
         assert refused.returncode in (3, 7), refused.stderr
         assert "Traceback" not in refused.stderr
     assert here.broker.store.read_bytes() == before
+
+
+def test_what_is_kept_no_longer_leaves_an_unbroken_chain(here: World) -> None:
+    """Who comes late reads the rest, is told what is gone, and misses nothing else."""
+    invite = here.broker.invite()
+    bob = here.join("bob")
+    lines = "".join(f"line {i}\n" for i in range(1, 31))
+    assert here.run("alice", "send", invite, "-", stdin=lines).returncode == 0
+    bob.expect("line 30$")
+    here.broker.end()
+    here.restart_broker(ZCHAT_KEEP_ROOM_BYTES="7500")
+    wait_for("envelopes are gone", lambda: _kept(here) < 15)
+    assert here.run("alice", "send", invite, "line 31").returncode == 0
+    bob.expect("line 31$")
+    late = here.run("carol", "tail", invite, "--all")
+    assert late.returncode == 0, late.stdout
+    assert "are no longer kept by the server" in late.stdout
+    assert "missing" not in late.stdout
+    assert "line 31" in late.stdout
+    assert "line 1\n" not in late.stdout
+    words = {here.run(n, "verify", "lobby", "--at", "31").stdout for n in ("alice", "bob", "carol")}
+    assert len(words) == 1
+    bob.end_input()
+    assert bob.wait() == 0
+    assert "!!" not in bob.err
+
+
+def _kept(world: World) -> int:
+    """How many envelopes the server holds."""
+    return zchat(world.folder / "host", "broker", "audit").stdout.count("sealed: ")

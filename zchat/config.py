@@ -44,6 +44,8 @@ class BrokerConfig(Struct, forbid_unknown_fields=True, frozen=True):
     rooms_per_access_key: _Positive = limits.ROOMS_PER_ACCESS_KEY
     rooms_per_broker: _Positive = limits.ROOMS_PER_BROKER
     room_bytes: Annotated[int, Meta(ge=limits.MAX_ENVELOPE_BYTES)] = limits.ROOM_BYTES
+    keep_days: Annotated[int, Meta(ge=0)] = 0
+    keep_room_bytes: Annotated[int, Meta(ge=0)] = 0
 
 
 class MemberConfig(Struct, forbid_unknown_fields=True, frozen=True):

@@ -17,6 +17,7 @@ from zchat.broker.budget import Budget
 from zchat.broker.cursors import Cursors
 from zchat.broker.heads import Heads
 from zchat.broker.intake import Intake, Refusal, RoomLimits
+from zchat.broker.retention import Keep, Retention
 from zchat.broker.send import Send
 from zchat.errors import Malformed, Unopenable
 from zchat.log.contract import Addition, BrokerLog
@@ -55,6 +56,8 @@ class Limits:
     rooms_per_access_key: int = limits.ROOMS_PER_ACCESS_KEY
     rooms_per_broker: int = limits.ROOMS_PER_BROKER
     room_bytes: int = limits.ROOM_BYTES
+    keep_days: int = 0
+    keep_room_bytes: int = 0
 
 
 class Peer(NamedTuple):
@@ -99,6 +102,7 @@ class Core:
         )
         self._intake = Intake(log, key, heads, rooms)
         self._cursors = Cursors(log, heads)
+        self._retention = Retention(log, Keep(allowed.keep_days, allowed.keep_room_bytes))
         self._posts = _Rate(allowed.post_burst, allowed.posts_per_s)
         self._casts = _Rate(allowed.cast_burst, allowed.casts_per_s)
         self._controls = _Rate(allowed.control_burst, allowed.controls_per_s)
@@ -270,6 +274,12 @@ class Core:
         """A route's pipe was full: its cursor goes back; a word without one is asked for again."""
         self.counts["pipe full"] += 1
         self._cursors.unsent(send)
+
+    def expire(self, now_ms: int) -> None:
+        """Let go of envelopes that are no longer to be kept, a bounded part of them."""
+        expired = self._retention.step(now_ms)
+        if expired:
+            self.counts["expired"] += expired
 
     def farewell(self) -> list[Send]:
         """The broker shuts down: everybody is told, to try again later."""

@@ -61,6 +61,7 @@ class _Batch(NamedTuple):
     n: int
     before: bytes
     head: bytes
+    expired: int
     packed: bytes
     weight: int
 
@@ -71,9 +72,11 @@ class _LastBatches:
     def __init__(self) -> None:
         self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
 
-    def get(self, room: bytes, cursor: int, most_bytes: int) -> _Batch | None:
-        """What was sent from here, if it is within `most_bytes`."""
+    def get(self, room: bytes, cursor: int, expired: int, most_bytes: int) -> _Batch | None:
+        """What was sent from here, if it is within `most_bytes` and nothing of it has expired."""
         batch = self._batches.get((room, cursor))
+        if batch is not None and batch.expired != expired:
+            return None
         return batch if batch is not None and batch.weight <= most_bytes else None
 
     def keep(self, room: bytes, cursor: int, batch: _Batch) -> None:
@@ -241,6 +244,7 @@ class Cursors:
             n=n,
             before=before,
             head=self._heads.at(room, n if entries else self._heads.tip(room).n),
+            expired=self._heads.tip(room).expired,
             packed=pack_batch((entry.id, entry.envelope) for entry in entries),
             weight=self._log.weight(room, cursor, n),
         )
@@ -362,7 +366,7 @@ class Cursors:
 
     def _next_batch(self, held: Subscription, tip: Tip) -> _Batch | None:
         """What goes to this cursor now, if anything; packed once for all who stand there."""
-        batch = self._last.get(held.room, held.cursor, held.room_left)
+        batch = self._last.get(held.room, held.cursor, tip.expired, held.room_left)
         if batch is not None:
             return batch
         entries = self._within_window(held, tip)

@@ -126,6 +126,8 @@ class Intake:
         tip = staged.tip if staged else self._log.tip(room)
         if tip is not None:
             weight = tip.weight + (staged.weight if staged else 0) + len(envelope)
+            if weight > self._limits.bytes_each and tip.expired:
+                weight -= self._log.weight(room, 0, tip.expired)
             is_full = weight > self._limits.bytes_each
             return Refusal("room-full", _FULL_RETRY_MS) if is_full else None
         made_now = [other for other in self._staged.values() if other.is_new]

@@ -33,6 +33,7 @@ _MAX_DRAINED = 1_024
 _IDLE_POLL_MS = 250
 _STUCK_POLL_MS = 20
 _FAREWELL_MS = 500
+_EXPIRY_S = 1.0
 _WORTH_SHARING_BYTES = 2_048
 
 # Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
@@ -87,6 +88,7 @@ class Server:
         self._router = self._make_router(keys)
         self._gate.watch(self._router)
         self._stopping = False
+        self._expires_at = 0.0
 
     def _make_router(self, keys: BrokerKeys) -> "zmq.Socket[bytes]":
         router = self._context.socket(zmq.ROUTER)
@@ -137,6 +139,9 @@ class Server:
         self._commit()
         self._core.retry_stuck()
         self._send(self._core.serve())
+        if now >= self._expires_at:
+            self._expires_at = now + _EXPIRY_S
+            self._core.expire(time.time_ns() // 1_000_000)
 
     def _drain(self, now: float) -> None:
         """Take what waits: at most a bounded number of messages, at most one batch of a room."""

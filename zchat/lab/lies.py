@@ -30,6 +30,8 @@ from zchat.lab.sent import (
     Reorder,
     Replay,
     Salt,
+    Shorten,
+    Shuffle,
     Twice,
     Withhold,
 )
@@ -39,7 +41,7 @@ LIES: dict[str, type[Lie]] = {
     lie.name: lie
     for lie in (
         *(Drop, Smudge, Malleable, Inject, Impersonate, Transplant, Delay, Ack, Rot, Omit),
-        *(Alter, Hide, Replay, Twice, Reorder, Freeze, Withhold, Forge, Giant),
+        *(Alter, Hide, Replay, Twice, Reorder, Shuffle, Shorten, Freeze, Withhold, Forge, Giant),
         *(Salt, Downgrade, OtherKey, Fork, Rollback),
     )
 }

@@ -3,13 +3,15 @@
 Rules of this file: as in logged.py.
 """
 
+import random
 import secrets
 
 import msgspec
 
+from zchat.broker.send import Send
 from zchat.lab.rogue import Late, Lie, again, flipped
 from zchat.protocol.envelope import envelope_id
-from zchat.protocol.ledger import Head, link
+from zchat.protocol.ledger import Head, chain, link
 from zchat.protocol.limits import KEY_BYTES
 from zchat.protocol.wire import (
     Cast,
@@ -25,6 +27,7 @@ from zchat.protocol.wire import (
 )
 
 _SMALLEST_ENVELOPE = 183 + 512
+_ENOUGH_TO_SHUFFLE = 4
 
 
 class ToOne(Late):
@@ -166,18 +169,92 @@ class Reorder(ToOne):
         return [again(word, pack_batch(items))]
 
 
+class Shuffle(ToOne):
+    """Lets batches overtake each other.
+
+    Holds batches back and sends them in another order, whole as they are. Threema's server
+    could (2023). Here a batch says where it stands: what comes too early is asked for again,
+    and everybody shows one order.
+    """
+
+    name = "shuffle"
+
+    def __init__(self, member: int = 0, after: int = 0, seed: int = 0) -> None:
+        super().__init__(member, after)
+        self._random = random.Random(seed or secrets.randbits(32))  # noqa: S311  no secret
+        self._held: list[tuple[int, Frames]] = []
+        self._releasing: list[tuple[int, Frames]] = []
+
+    def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
+        frames = again(word, attachment)
+        if (member, frames) in self._releasing:
+            self._releasing.remove((member, frames))
+            return [frames]
+        if not isinstance(word, Entries) or word.req or not (self.lies_now and attachment):
+            return [frames]
+        if self._member in (0, member):
+            self._held.append((member, frames))
+            return []
+        return [frames]
+
+    def on_turn(self) -> list[Send]:
+        if len(self._held) < _ENOUGH_TO_SHUFFLE:
+            return []
+        self._random.shuffle(self._held)
+        self._releasing, self._held = self._held, []
+        routes = ((self.rogue.routes_of(member), frames) for member, frames in self._releasing)
+        return [Send(route, frames) for there, frames in routes for route in there[-1:]]
+
+
+class Shorten(ToOne):
+    """Shows one member an older end of the log.
+
+    Signs for one member, and for nobody else, that the log ends earlier than it does. Who
+    joined a group late got whatever history the server chose. Here the others' heartbeats
+    carry the heads they have seen, signed by the same server: what they promise has to come.
+    """
+
+    name = "shorten"
+
+    def __init__(self, member: int = 3, end: int = 2) -> None:
+        super().__init__(member, -1)
+        self._end = end
+
+    def on_entries(self, word: Entries, batch: bytes) -> list[Frames]:
+        if not word.head or Head.unpack(word.head).n <= self._end:
+            return [again(word, batch)]
+        if word.first > self._end:
+            return []
+        items = unpack_batch(batch)[: self._end + 1 - word.first]
+        kept = [(item.bare_id or envelope_id(item.envelope or b""), item) for item in items]
+        hashes = chain(word.before, word.first, (entry_id for entry_id, _ in kept))
+        last = (hashes or [word.before])[-1]
+        head = self.rogue.key.sign_head(word.room, word.log, self._end, last, 0)
+        shorter = msgspec.structs.replace(word, head=head.packed, tip=self._end)
+        packed = pack_batch((entry_id, item.envelope) for entry_id, item in kept)
+        return [again(shorter, packed)]
+
+
 class Freeze(ToOne):
     """Shows one member nothing new, politely.
 
-    Answers one member as ever, and shows it nothing new. No design can stop that; most do not
-    even notice. Here members prove to each other that they are heard: the silence gets a name
+    Answers one member as ever, and shows it nothing new; with beats=1 it repeats to it the
+    heartbeats that it heard before. No design can stop that; most do not even notice. Here
+    members prove to each other that they are heard, each time anew: the silence gets a name
     within three heartbeats.
     """
 
     name = "freeze"
 
-    def __init__(self, member: int = 2, after: int = 1) -> None:
+    def __init__(self, member: int = 2, after: int = 1, beats: int = 0) -> None:
         super().__init__(member, after)
+        self._recorded: Frames | None = None
+        self._beats = beats
+
+    def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
+        if isinstance(word, Cast) and not self.lies_now and member == self._member:
+            self._recorded = again(word, attachment)
+        return super().on_outgoing(member, word, attachment)
 
     def on_entries(self, word: Entries, batch: bytes) -> list[Frames]:
         if not word.req:
@@ -188,6 +265,8 @@ class Freeze(ToOne):
         return [again(frozen if word.head else word, b"")]
 
     def on_other(self, word: ToMember, attachment: bytes) -> list[Frames]:
+        if isinstance(word, Cast) and self._beats and self._recorded:
+            return [self._recorded]
         return [] if isinstance(word, Cast | Stored) else [again(word, attachment)]
 
 
@@ -263,20 +342,27 @@ class _InReady(Lie):
         raise NotImplementedError
 
 
-class Salt(_InReady):
+class Salt(Lie):
     """Offers a salt and a cost of its own.
 
-    Offers a salt and cheap parameters for the passphrase. Servers that choose them can split
-    a room, prepare guesses, or ask for 64 GiB. Here both are constants and public keys; a
-    word with anything added is not a word, so this server does not get past its greeting.
+    Offers a salt and cheap parameters for the passphrase, with every word; with greets=1 its
+    greeting is a proper one. Servers that choose them can split a room, prepare guesses, or
+    ask for 64 GiB. Here both are constants and public keys; a word with anything added is not
+    a word, so this server does not get past its greeting.
     """
 
     name = "salt"
 
-    def _greeting(self, word: Ready) -> Frames:
-        whole = {"word": "READY", **msgspec.structs.asdict(word)}
+    def __init__(self, greets: int = 0) -> None:
+        self._greets = greets
+
+    def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
+        frames = again(word, attachment)
+        if isinstance(word, Ready) and self._greets:
+            return [frames]
+        whole = msgspec.msgpack.decode(frames[0])
         whole |= {"salt": bytes(16), "ops": 1, "mem_kib": 64 * 1024 * 1024}
-        return (msgspec.msgpack.encode(whole),)
+        return [(msgspec.msgpack.encode(whole), *frames[1:])]
 
 
 class Downgrade(_InReady):

@@ -104,6 +104,16 @@ class BrokerLog(Log, Protocol):
         """Wire bytes of the entries after+1...upto, as they were appended."""
         ...
 
+    def first_kept(self, room: bytes, since_ms: int, most_bytes: int) -> int:
+        """The first place, not expired yet, that arrived since then and lies within the last
+        `most_bytes` of the room; the place behind its end if there is none.
+        """
+        ...
+
+    def expire(self, room: bytes, upto: int) -> None:
+        """Keep only the ids of places 1...upto, durably; never fewer than before."""
+        ...
+
     def rooms(self) -> Iterator[bytes]:
         """The tags of all rooms, in no order."""
         ...
@@ -188,6 +198,24 @@ class MemoryLog:
     def weight(self, room: bytes, after: int, upto: int) -> int:
         ends = self._rooms[room].ends
         return ends[upto] - ends[after]
+
+    def first_kept(self, room: bytes, since_ms: int, most_bytes: int) -> int:
+        held = self._rooms[room]
+        beyond = held.ends[-1] - most_bytes
+        return next(
+            (
+                entry.n
+                for entry in held.entries[held.expired :]
+                if entry.arrived_ms >= since_ms and held.ends[entry.n] > beyond
+            ),
+            len(held.entries) + 1,
+        )
+
+    def expire(self, room: bytes, upto: int) -> None:
+        held = self._rooms[room]
+        for at in range(held.expired, upto):
+            held.entries[at] = held.entries[at]._replace(envelope=None)
+        held.expired = max(held.expired, upto)
 
     def rooms(self) -> Iterator[bytes]:
         return iter(list(self._rooms))

@@ -218,7 +218,7 @@ class SqliteLog:
         self, room: bytes, log: bytes, births: tuple[bytes, ...], hashes: Iterable[bytes]
     ) -> None:
         """The same entries, from now on as another log with these h[1], h[2] ... in order."""
-        base = self._base(room)
+        base = self._room(room)[0] << _ROOM_SHIFT
         with self._db.transaction():
             last = log
             for n, last in enumerate(hashes, 1):
@@ -228,6 +228,30 @@ class SqliteLog:
                 (log, b"".join(births), last, room),
             )
         self._tips.pop(room, None)
+
+    def first_kept(self, room: bytes, since_ms: int, most_bytes: int) -> int:
+        number, tip = self._room(room)
+        base = number << _ROOM_SHIFT
+        with self._db.failures():
+            row = self._db.execute(
+                "SELECT place FROM entries WHERE place BETWEEN ? AND ?"
+                " AND arrived_ms >= ? AND weight_end > ? ORDER BY place LIMIT 1",
+                (base | tip.expired + 1, base | tip.n, since_ms, tip.weight - most_bytes),
+            ).fetchone()
+        return row[0] & _PLACE_MASK if row else tip.n + 1
+
+    def expire(self, room: bytes, upto: int) -> None:
+        number, tip = self._room(room)
+        base = number << _ROOM_SHIFT
+        if upto <= tip.expired:
+            return
+        with self._db.transaction():
+            self._db.execute(
+                "UPDATE entries SET envelope = NULL WHERE place BETWEEN ? AND ?",
+                (base | tip.expired + 1, base | upto),
+            )
+            self._db.execute("UPDATE rooms SET expired = ? WHERE room = ?", (upto, number))
+        self._tips[room] = number, tip._replace(expired=upto)
 
     def copy_to(self, path: Path) -> None:
         """A whole copy as of now, while others read and write. Raises StoreFull, StoreTrouble."""

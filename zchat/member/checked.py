@@ -279,6 +279,11 @@ class CheckedLog:
             self._adopt(births)
         self.head = segment.head
 
+    def refresh(self, segment: Segment) -> None:
+        """A head of our own end says anew which envelopes the server still keeps."""
+        if segment.head.n == self.n and segment.head.expired > self.expired:
+            self.advance(segment, [])
+
     def settle(self) -> None:
         """Compare what waited for the end now reached: heads heard of earlier, a parent's past.
 

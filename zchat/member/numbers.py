@@ -34,6 +34,11 @@ class Incarnation:
     def __init__(self) -> None:
         self._lows: list[int] = []
         self._places: list[array[int]] = []
+        self._expired = 0  # numbers 1...this may be among what the server no longer keeps
+
+    def begin_behind(self, seq: int) -> None:
+        """Numbers up to `seq` are not missed: what held them may have expired."""
+        self._expired = seq
 
     def take(self, seq: int, place: int) -> Taken:
         """Number `seq` (>= 1) stands at `place` of the log."""
@@ -69,4 +74,6 @@ class Incarnation:
         if not self._lows:
             return 0
         highest = self._lows[-1] + len(self._places[-1]) - 1
-        return highest - sum(map(len, self._places))
+        came_late = bisect_right(self._lows, self._expired)
+        excused = self._expired - sum(map(len, self._places[:came_late]))
+        return highest - sum(map(len, self._places)) - excused

@@ -284,6 +284,7 @@ class Room:
     def _in_step(self, segment: Segment) -> list[Happening]:
         if segment.step is Step.IN_STEP and segment.head.n <= self.checked.n:
             self._behind_n = None
+            self.checked.refresh(segment)
         return [] if segment.step is Step.GAP else [self._progress()]
 
     def _progress(self) -> Progress:

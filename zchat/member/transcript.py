@@ -245,7 +245,9 @@ class Transcript:
             return False, self._repeated(member, body, taken.repeats, n)
         if isinstance(body, Void):
             member.voids.add(number)
-        if taken.missing and not (taken.missing.first == 1 and self._checked.expired):
+        if taken.missing and taken.missing.first == 1 and self._checked.expired:
+            numbers.begin_behind(taken.missing.last)
+        elif taken.missing:
             return True, [self._missing(member, taken.missing, n)]
         return True, []
 

@@ -116,6 +116,8 @@ class _Sending:
     @staticmethod
     def _whole_stdin() -> str:
         raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 2)
+        if len(raw) > MAX_TEXT_BYTES + 1:
+            raise TextTooLong(size=f"more than {MAX_TEXT_BYTES}", most=MAX_TEXT_BYTES)
         text = raw.decode("utf-8", "replace").replace("\r\n", "\n").removesuffix("\n")
         if not text.strip():
             raise NothingToSay

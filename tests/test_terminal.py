@@ -502,7 +502,8 @@ def test_who_stays_behind_is_told_of(here: World) -> None:
     alice.expect("^-- bob~[0-9a-f]{4}  has not spoken yet, here$")
     alice.type("\x04")
     assert alice.wait() == 0
-    assert "1 other is still here: keep the server running with `zchat broker`." in alice.text
+    again = f"zchat broker --listen {invite.removeprefix('zchat://').partition('/')[0]}"
+    assert f"1 other is still here. To go on without you: {again}" in alice.text
     bob.expect_note("offline since")
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.processes import World, wait_for, zchat
+from tests.processes import PASSPHRASE, World, wait_for, zchat
 
 
 def test_two_members_see_each_other(here: World) -> None:
@@ -30,6 +30,24 @@ def test_who_joins_later_sees_the_history(here: World) -> None:
     words.add(here.run("carol", "verify", "lobby").stdout)
     assert len(words) == 1
     assert len(words.pop().split()) == 8
+
+
+def test_a_mistyped_passphrase_is_not_taken_for_the_right_one(here: World) -> None:
+    """It leads to an empty room; the right one is believed afterwards, the wrong one no more."""
+    assert here.run("bob", "send", here.broker.invite(), "one").returncode == 0
+    typed = here.folder / "typed"
+    arguments = ("join", here.broker.invite(), "--name", "dave", "--passphrase-file", str(typed))
+    typed.write_text(PASSPHRASE.replace("wick", "wicked"))
+    mistyped = here.run("dave", *arguments)
+    assert (mistyped.returncode, mistyped.stdout) == (0, "")
+    assert "Nobody has spoken" in mistyped.stderr
+    typed.write_text(PASSPHRASE)
+    right = here.run("dave", *arguments)
+    assert right.returncode == 0, right.stderr
+    assert right.stdout.endswith(": one\n")
+    typed.write_text(PASSPHRASE.replace("wick", "wicked"))
+    assert here.run("dave", *arguments).returncode == 7
+    assert len(here.run("dave", "rooms").stdout.splitlines()) == 1
 
 
 def test_a_thousand_lines(here: World) -> None:

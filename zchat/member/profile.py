@@ -6,12 +6,13 @@ only if it is needed; whether its keys are the known room's is told from the vau
 
 import getpass
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from zchat.errors import UnknownRoom, WrongPassphrase
+from zchat.errors import StoreBusy, UnknownRoom, WrongPassphrase
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite
 from zchat.member.strength import bits
@@ -92,7 +93,8 @@ class Profile:
 
         A room known here is saved with what changed about it; one that is not waits for the face to
         settle in. Raises BadPassphrase, and WrongPassphrase (without any network) where the vault
-        knows this room by another passphrase and `new` does not say that this is meant.
+        knows this room by another passphrase and `new` does not say that this is meant. A room
+        where nobody ever spoke is no proof of its passphrase: it gives way to this one.
         """
         invite, known = place
         if known is not None and known.record.root and use_remembered:
@@ -101,7 +103,10 @@ class Profile:
             given = passphrase()
             keys, strength = self._derive(given, invite), bits(given)
             if known is not None and not new and vault.room(keys.tag) is None:
-                raise WrongPassphrase(room=invite.room)
+                if not known.record.is_unsure:
+                    raise WrongPassphrase(room=invite.room)
+                with suppress(StoreBusy), take_lock(vault.replica_path(known.tag)):
+                    vault.forget_room(known.tag)
         former = vault.room(keys.tag)
         record = former or RoomRecord(invite.room, member, invite.server, invite.origin)
         root = keys.root if remember or record.root else b""

@@ -325,6 +325,10 @@ class Room:
         text = f"Nothing more is sent here. {shown}. {_WHAT_NOW}"
         return Notice(accused.n, State.FORKED, Blame.NOBODY, text)
 
+    def remember(self, *, is_unsure: bool) -> None:
+        """Keep the room in the vault; unsure: nobody has spoken, and it may be mistyped."""
+        self._save(is_unsure=is_unsure)
+
     def _save(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
         self._vault.save_room(self.tag, self.record)

@@ -94,6 +94,7 @@ class RoomRecord(msgspec.Struct, frozen=True):
     fault: str = ""  # the server's first contradiction: what it did, when, the file that proves it
     fault_ms: int = 0
     evidence: str = ""
+    is_unsure: bool = False  # it was empty, and nobody has spoken since: mistyped, perhaps
     kept_n: int = -1  # how much of our log a new log of the server's keeps, if it started one
     read_n: int = 0  # up to where its user has read, and when
     read_ms: int = 0

@@ -15,6 +15,7 @@ from zchat.member.client import Client
 from zchat.member.profile import Opened
 from zchat.member.room import Room
 from zchat.member.rows import (
+    Composed,
     Confirmed,
     Connection,
     Event,
@@ -158,6 +159,8 @@ class Visit:
     def note(self, event: Event) -> None:
         """Keep up what a face wants to know at any time."""
         what = event.what
+        if self.room.record.is_unsure and (self.room.checked.n or isinstance(what, Composed)):
+            self.room.remember(is_unsure=False)
         if isinstance(what, ServerSays):
             self.refusal = what if what.code in _LIMIT_CODES else self.refusal
         elif isinstance(what, Confirmed):
@@ -173,9 +176,10 @@ class Visit:
             elif not self.offline_since_ms:
                 self.offline_since_ms = time.time_ns() // 1_000_000
 
-    def settle_in(self, *, may_be_empty: bool, may_be_weak: bool) -> None:
+    def settle_in(self, *, may_be_empty: bool, may_be_weak: bool, is_meant: bool = True) -> None:
         """Remember the room from now on. Before the first post to a room that is new here.
 
+        If the user did not say that an empty room is meant, it is unsure until somebody speaks.
         Raises EmptyRoom where nobody has spoken and that is not what the user meant (a wrong
         passphrase leads to an empty room), WeakPassphrase where a new room would be cheap to break;
         the vault then knows nothing of it.
@@ -189,4 +193,4 @@ class Visit:
         if is_empty and self._strength_bits < ENOUGH_BITS and not may_be_weak:
             self._vault.forget_room(self.room.tag)
             raise WeakPassphrase(dollars=price(self._strength_bits))
-        self._vault.save_room(self.room.tag, self.room.record)
+        self.room.remember(is_unsure=is_empty and not is_meant)

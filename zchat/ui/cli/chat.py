@@ -97,7 +97,8 @@ def join(
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = profile.vault(member)
     place = find_place(vault, room, invite, server)
-    return run(_stay(open_place(profile, vault, member, place, access), terms))
+    opened = open_place(profile, vault, member, place, access)
+    return run(_stay(opened, terms, is_meant=access.new))
 
 
 def _room_of(invite: str | None) -> str:
@@ -109,7 +110,8 @@ async def _stay(
     terms: _Terms,
     *,
     made_here: bool = False,
-    farewell: Callable[[Visit], None] = lambda _: None,
+    is_meant: bool = False,
+    to_stay: str = "",
 ) -> int:
     """Arrive, settle in, chat in the face that fits the terminal."""
     config = config_for(history=terms.history, timeout_s=terms.timeout)
@@ -126,7 +128,9 @@ async def _stay(
                 f"Nobody has spoken in {opened.record.room!r} here: "
                 "a new room, or another passphrase than the others'."
             )
-        visit.settle_in(may_be_empty=True, may_be_weak=terms.weak_passphrase)
+        visit.settle_in(
+            may_be_empty=True, may_be_weak=terms.weak_passphrase, is_meant=is_meant or made_here
+        )
         visit.client.beat(visit.room.tag)
         if is_interactive():
             from zchat.ui.line import LineChat
@@ -137,7 +141,8 @@ async def _stay(
             for row in history:
                 plain.show(row)
             code = await plain.run(0, config.timeout_s)
-        farewell(visit)
+        if to_stay:
+            _tell_who_stays(visit, to_stay)
     opened.vault.close()
     return code
 
@@ -185,7 +190,7 @@ def start(
     wanted = canonical_room_name(room)
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = profile.vault(member)
-    with _server(listen, advertise) as stem:
+    with _server(listen, advertise) as (stem, to_stay):
         invite = Invite(stem.server, wanted, stem.origin)
         known = same_place(vault, invite)
         place = Place(invite, known)
@@ -207,20 +212,23 @@ def start(
         say(f"  On the other computer:  zchat join {invite}")
         if fresh:
             say(f"  Passphrase (say it, do not send it with the line):  {fresh}")
-        return run(_stay(opened, terms, made_here=makes_one, farewell=_who_stays))
+        return run(_stay(opened, terms, made_here=makes_one, to_stay=to_stay))
 
 
-def _who_stays(visit: Visit) -> None:
-    """The server ends with us: tell those it leaves alone."""
+def _tell_who_stays(visit: Visit, to_stay: str) -> None:
+    """The server ends with us: tell whom it leaves alone, and the command that goes on."""
     here = visit.room.presence.here(visit.clock.now())
     if here:
         others = "1 other is" if len(here) == 1 else f"{len(here)} others are"
-        say(f"{others} still here: keep the server running with `zchat broker`.")
+        say(f"{others} still here. To go on without you: {to_stay}")
 
 
 @contextmanager
-def _server(listen: str | None, advertise: str | None) -> Iterator[Invite]:
-    """The invite stem of this profile's server; one of our own if none runs, until we leave."""
+def _server(listen: str | None, advertise: str | None) -> Iterator[tuple[Invite, str]]:
+    """The invite stem of this profile's server; one of our own if none runs, until we leave.
+
+    With it comes the command that would keep it running, empty where it runs already.
+    """
     folder = private_folder(home() / "broker")
     try:
         take_lock(log_path(folder)).release()
@@ -229,16 +237,23 @@ def _server(listen: str | None, advertise: str | None) -> Iterator[Invite]:
         if running is None:
             raise
         say("A server of this profile is running already; using it.")
-        yield parse_invite(running)
+        yield parse_invite(running), ""
         return
     process, stem = _spawn(folder, listen, advertise)
     say(f"Server at {stem.server.address}.")
     try:
-        yield stem
+        yield stem, _command(stem, listen, advertise)
     finally:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
+
+
+def _command(stem: Invite, listen: str | None, advertise: str | None) -> str:
+    """What starts the same server again."""
+    if advertise:
+        return f"zchat broker --listen {listen or default_address()} --advertise {advertise}"
+    return f"zchat broker --listen {stem.server.address}"
 
 
 def _spawn(

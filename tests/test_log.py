@@ -83,8 +83,8 @@ def in_file(folder: Path) -> SqliteLog:
     return SqliteLog(folder / "log.db", Access.ONE_WRITER)
 
 
-def in_shared_file(folder: Path) -> SqliteLog:
-    return SqliteLog(folder / "log.db", Access.SHARED)
+def in_replica(folder: Path) -> SqliteLog:
+    return SqliteLog(folder / "log.db", Access.REPLICA)
 
 
 Kind = Callable[[Path, Sequence[Addition]], Log]
@@ -119,7 +119,7 @@ def overlay_on_all(folder: Path, additions: Sequence[Addition]) -> Overlay:
 
 def overlay_on_file(folder: Path, additions: Sequence[Addition]) -> Overlay:
     """As a member has it: over the file that another process writes, and has written on since."""
-    writer = filled(in_shared_file)(folder, _half(additions))
+    writer = filled(in_replica)(folder, _half(additions))
     base: Log = MemoryLog()
     if _half(additions):
         base = SqliteLog(folder / "log.db", Access.READ_ONLY)
@@ -149,7 +149,7 @@ def _overlaid(base: Log, additions: Sequence[Addition]) -> Overlay:
 WRITABLE: dict[str, Kind] = {
     "memory": filled(in_memory),
     "file": filled(in_file),
-    "shared-file": filled(in_shared_file),
+    "replica": filled(in_replica),
     "overlay-on-nothing": overlay_on_nothing,
     "overlay-on-half": overlay_on_half,
     "overlay-on-all": overlay_on_all,
@@ -173,7 +173,7 @@ def read_only(access: Access) -> Kind:
 READABLE: dict[str, Kind] = {
     **WRITABLE,
     "file-read-only": read_only(Access.ONE_WRITER),
-    "shared-file-read-only": read_only(Access.SHARED),
+    "replica-read-only": read_only(Access.REPLICA),
 }
 Opener = Callable[[Sequence[Addition]], Log]
 
@@ -202,7 +202,7 @@ def writable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]
     yield from _opened(WRITABLE[request.param], tmp_path)
 
 
-@pytest.fixture(params=[in_memory, in_file, in_shared_file])
+@pytest.fixture(params=[in_memory, in_file, in_replica])
 def broker_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerLog]:
     """An empty log of each kind that a broker could have."""
     log: BrokerLog = request.param(tmp_path)
@@ -453,7 +453,7 @@ def test_a_log_answers_as_the_one_in_memory_does(
 
 def test_what_the_first_process_writes_later_is_not_the_second_ones(tmp_path: Path) -> None:
     """Each goes on by itself: a server may have shown them different things meanwhile."""
-    writer = filled(in_shared_file)(tmp_path, numbered(1, 2))
+    writer = filled(in_replica)(tmp_path, numbered(1, 2))
     overlay = Overlay(SqliteLog(tmp_path / "log.db", Access.READ_ONLY), ROOM)
     writer.append([adding(entry(3, b"theirs", id_of=33))])
     assert overlay.tip(ROOM) == Tip(BIRTHS, LOG_ID, 2, entry(2).hash, 20, 0)
@@ -466,7 +466,7 @@ def test_what_the_first_process_writes_later_is_not_the_second_ones(tmp_path: Pa
 
 
 def test_an_overlay_leaves_the_file_as_it_is(tmp_path: Path) -> None:
-    writer = filled(in_shared_file)(tmp_path, numbered(1, 2))
+    writer = filled(in_replica)(tmp_path, numbered(1, 2))
     before = (tmp_path / "log.db").read_bytes()
     overlay = Overlay(SqliteLog(tmp_path / "log.db", Access.READ_ONLY), ROOM)
     overlay.append(numbered(3, 3))
@@ -488,7 +488,7 @@ def test_an_overlay_is_of_one_room(tmp_path: Path) -> None:
 # ---- files last ----
 
 
-@pytest.mark.parametrize("make", [in_file, in_shared_file])
+@pytest.mark.parametrize("make", [in_file, in_replica])
 def test_a_file_holds_the_same_when_it_is_opened_again(
     tmp_path: Path, make: Callable[[Path], SqliteLog]
 ) -> None:
@@ -577,7 +577,7 @@ def finished(process: "subprocess.Popen[str]") -> str:
     return out
 
 
-@pytest.mark.parametrize("make", [in_file, in_shared_file])
+@pytest.mark.parametrize("make", [in_file, in_replica])
 def test_a_reader_beside_the_writer_sees_whole_commits_only(
     tmp_path: Path, make: Callable[[Path], SqliteLog]
 ) -> None:
@@ -621,7 +621,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("make", [in_file, in_shared_file])
+@pytest.mark.parametrize("make", [in_file, in_replica])
 def test_a_reader_that_comes_too_early_finds_an_empty_store_and_nothing_worse(
     tmp_path: Path, make: Callable[[Path], SqliteLog]
 ) -> None:
@@ -694,7 +694,7 @@ print(stored + 1)
 """
 
 
-@pytest.mark.parametrize("access", [Access.ONE_WRITER, Access.SHARED])
+@pytest.mark.parametrize("access", [Access.ONE_WRITER, Access.REPLICA])
 def test_a_full_disk_keeps_what_was_confirmed_and_goes_on_with_room(
     tmp_path: Path, access: Access
 ) -> None:
@@ -724,7 +724,7 @@ log.append(additions())
 """
 
 
-@pytest.mark.parametrize("access", [Access.ONE_WRITER, Access.SHARED])
+@pytest.mark.parametrize("access", [Access.ONE_WRITER, Access.REPLICA])
 def test_a_writer_killed_in_a_commit_leaves_what_stood_before(
     tmp_path: Path, access: Access
 ) -> None:
@@ -738,10 +738,9 @@ def test_a_writer_killed_in_a_commit_leaves_what_stood_before(
     assert process.communicate(timeout=60)[1] == ""
     assert process.returncode == 9
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > size + 1_000_000
-    if access is Access.SHARED:  # who may only read cannot roll back, and shows no half of it
-        with pytest.raises(StoreTrouble) as caught:
-            SqliteLog(log_path(tmp_path), Access.READ_ONLY)
-        assert is_a_sentence(caught.value)
+    reader = SqliteLog(log_path(tmp_path), Access.READ_ONLY)
+    assert whole(reader) == [entry(1), entry(2)]
+    reader.close()
     log = SqliteLog(log_path(tmp_path), access)
     assert whole(log) == [entry(1), entry(2)]
     log.append(numbered(3, 3))
@@ -760,7 +759,7 @@ def is_a_sentence(error: StoreTrouble) -> bool:
 
 def a_log(path: Path) -> None:
     """A log of a few hundred kilobytes, closed."""
-    log = SqliteLog(path, Access.SHARED)
+    log = SqliteLog(path, Access.REPLICA)
     log.append([adding(*(entry(n, bytes([n]) * 3000) for n in range(1, 100)))])
     log.close()
 
@@ -849,7 +848,7 @@ def test_a_folder_in_the_place_of_the_file_is_an_error_with_a_sentence(
 def test_a_folder_that_may_not_be_made_is_an_error_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "log.db").touch()
     with pytest.raises(StoreTrouble) as caught:
-        SqliteLog(tmp_path / "log.db" / "log.db", Access.SHARED)
+        SqliteLog(tmp_path / "log.db" / "log.db", Access.REPLICA)
     assert is_a_sentence(caught.value)
 
 
@@ -861,42 +860,47 @@ def test_a_file_cut_off_at_its_end_is_told_when_the_lost_part_is_read(tmp_path: 
     assert is_a_sentence(caught.value)
 
 
-@pytest.fixture(scope="module")
-def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = log_path(tmp_path_factory.mktemp("sound"))
-    a_log(path)
-    return path.read_bytes()
+SECTOR = 512
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_whatever_is_damaged_is_read_or_refused_with_a_sentence(
-    sound_file: bytes, data: st.DataObject
-) -> None:
-    """Bytes overwritten anywhere, above all where the tables begin; perhaps cut off as well."""
-    spoilt = bytearray(sound_file)
-    places = st.one_of(st.integers(0, 4095), st.integers(0, len(spoilt) - 1))
-    for at in data.draw(st.lists(places, min_size=1, max_size=8)):
-        junk = data.draw(st.binary(min_size=1, max_size=16))
-        spoilt[at : at + len(junk)] = junk
-    del spoilt[data.draw(st.one_of(st.none(), st.integers(1, len(spoilt)))) :]
-    with TemporaryDirectory() as folder:
-        log_path(Path(folder)).write_bytes(spoilt)
-        for access in (Access.READ_ONLY, Access.SHARED):
-            try:
-                _read_everything(SqliteLog(log_path(Path(folder)), access))
-            except StoreTrouble as error:
-                assert is_a_sentence(error)
+def test_a_file_with_a_torn_sector_is_read_or_refused_with_a_sentence(tmp_path: Path) -> None:
+    """Zeros, ones, or what stood elsewhere, in each of the first sectors and some of the others.
+
+    What lies inside an envelope is nobody's business here: the chain above would not hold.
+    """
+    a_log(log_path(tmp_path))
+    sound = log_path(tmp_path).read_bytes()
+    count = len(sound) // SECTOR
+    outcomes = set()
+    for sector in [*range(32), *range(32, count, 4)]:
+        elsewhere = (sector * 7 + 11) % count * SECTOR
+        for junk in (bytes(SECTOR), b"\xff" * SECTOR, sound[elsewhere : elsewhere + SECTOR]):
+            spoilt = bytearray(sound)
+            spoilt[sector * SECTOR : (sector + 1) * SECTOR] = junk
+            log_path(tmp_path).write_bytes(spoilt)
+            outcomes.add(_outcome_of_reading(log_path(tmp_path)))
+    assert outcomes >= {"read", "StoreUnreadable"}
+
+
+def _outcome_of_reading(path: Path) -> str:
+    try:
+        log = SqliteLog(path, Access.READ_ONLY)
+        try:
+            _read_everything(log)
+        finally:
+            log.close()
+    except StoreTrouble as error:
+        assert is_a_sentence(error)
+        return type(error).__name__
+    return "read"
 
 
 def _read_everything(log: SqliteLog) -> None:
-    try:
-        for room in log.rooms():
-            tip = log.tip(room)
-            for one in whole(log, room):
-                log.place_of(room, one.id)
-                log.hash_at(room, one.n)
-            assert tip is not None
-            log.weight(room, 0, tip.n)
-    finally:
-        log.close()
+    for room in log.rooms():
+        tip = log.tip(room)
+        if tip is None:  # its row is not where the index says
+            continue
+        for one in whole(log, room):
+            log.place_of(room, one.id)
+            log.hash_at(room, one.n)
+            log.weight(room, one.n, tip.n)

@@ -125,9 +125,9 @@ class Database:
         """Errors of SQLite leave as ours."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:  # a mangled length asks for all memory
             name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-            reason = f"{error} ({name})"
+            reason = f"{' '.join(str(error).split()) or 'no memory'} ({name})"
             # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
             if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
                 raise StoreFull(path=self._path, reason=reason) from None

@@ -319,10 +319,13 @@ class Bench:
         """Alice, member 1, and bob, member 2, in the lobby."""
         return self.member("alice"), self.member("bob")
 
-    def log_envelope(self, envelope: bytes, room: RoomKeys | None = None) -> None:
-        """Put any envelope into a room's log, under heads that are properly signed."""
+    def log_envelope(self, *envelopes: bytes, room: RoomKeys | None = None) -> None:
+        """Put any envelopes into a room's log, under heads that are properly signed."""
         tag = (room or self.keys()).tag
-        self.rogue.ghost.post(tag, envelope, self.clock.now(), self.clock.random(16))
+        for envelope in envelopes:
+            self.rogue.ghost.post(tag, envelope, self.clock.now(), self.clock.random(16))
+            if self.rogue.full:
+                self.settle()
         self.settle()
 
     # ---- the wires ----

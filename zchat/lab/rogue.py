@@ -120,9 +120,10 @@ class Ghost:
         core.receive(GHOST, HELLO, 0.0, bytes(16))
 
     def post(self, room: bytes, envelope: bytes, now: float, randomness: bytes) -> None:
-        """Have an envelope logged."""
-        k = self._k[room] = self._k.get(room, 0) + 1
-        self._receive(GHOST, encode(Post(room=room, k=k), envelope), now, randomness)
+        """Have an envelope logged; one that no broker takes is lost, and its number used again."""
+        k = self._k.get(room, 0) + 1
+        refused = self._receive(GHOST, encode(Post(room=room, k=k), envelope), now, randomness)
+        self._k[room] = k - bool(refused)
 
 
 class Rogue(Core):
@@ -158,8 +159,7 @@ class Rogue(Core):
 
     def receive(self, route: bytes, frames: Frames, now: float, randomness: bytes) -> list[Send]:
         if route == GHOST:
-            super().receive(route, frames, now, randomness)
-            return []
+            return super().receive(route, frames, now, randomness)
         try:
             word, envelope = decode_to_broker(frames)
         except Malformed:

@@ -231,7 +231,7 @@ class CheckedLog:
         )
         if repeated:
             raise ServerContradiction(
-                f"it stored a message twice (up to #{head.n})", self._proof_by_ids(head, ids)
+                f"it stored a message twice (up to #{head.n})", self._proof_of_repetition(head, ids)
             )
         withheld = any(entry.envelope is None and entry.n > head.expired for entry in entries)
         if withheld and not asked_ids:
@@ -252,9 +252,16 @@ class CheckedLog:
             return self.proof_against(head)
         return self._contradiction(head, ids[len(ids) - (head.n - self.n) :], b"")
 
+    def _proof_of_repetition(self, head: Head, fresh: list[bytes]) -> Contradiction:
+        """Both places of the id must lie between the heads: where one is known, from h0 on."""
+        if len(set(fresh)) < len(fresh):
+            return self._contradiction(head, fresh, b"")
+        ids = (*(entry.id for entry in self._read(1, self.n)), *fresh)
+        return Contradiction(self._room, self._log_key, _start(head.log), head, ids)
+
     def _contradiction(self, later: Head, ids: list[bytes], start: bytes) -> Contradiction:
-        """Evidence between our end and a head beyond it. At 0, the log id stands for a head."""
-        own = self.head if self.n else Head(later.log, 0, later.log, 0, bytes(SIGNATURE_BYTES))
+        """Evidence between our end and a head beyond it."""
+        own = self.head if self.n else _start(later.log)
         return Contradiction(self._room, self._log_key, own, later, tuple(ids), start)
 
     def advance(self, segment: Segment, kept: list[Entry]) -> None:
@@ -422,3 +429,8 @@ class CheckedLog:
                 continue
             if self._ancestor_hash(older.log, end) != younger.parent_hash:
                 raise ServerContradiction("its log claims a past that it does not hold")
+
+
+def _start(log: bytes) -> Head:
+    """The head at 0, which nobody need sign: h0 is the log id."""
+    return Head(log, 0, log, 0, bytes(SIGNATURE_BYTES))

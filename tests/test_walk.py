@@ -50,6 +50,29 @@ def test_a_mistyped_passphrase_is_not_taken_for_the_right_one(here: World) -> No
     assert len(here.run("dave", "rooms").stdout.splitlines()) == 1
 
 
+def test_the_words_verify_only_whom_they_cover(here: World) -> None:
+    """Who spoke first after #N was no part of the words at #N: not verified by them."""
+    for name in ("alice", "carol"):
+        assert here.run(name, "send", here.broker.invite(), "hello").returncode == 0
+    early = here.run("alice", "verify", "lobby", "--matches", "1", "--with", "carol")
+    assert early.returncode == 1
+    assert "first spoke at #2; the words at #1 do not cover that" in early.stderr
+    bob, alice = here.join("bob"), here.terminal("alice")
+    alice.expect("bob~[0-9a-f]{4} is here")
+    for typed, answer in [
+        ("/trust carol", "compare first: /verify shows the words to read to each other"),
+        ("/verify 1", "at #1: ([a-z]+ ){7}[a-z]+"),
+        ("/trust carol", "carol~.* first spoke at #2; the words at #1 do not cover that"),
+        ("/trust bob", "'bob' has not spoken here yet"),
+        ("/verify", "at #2: ([a-z]+ ){7}[a-z]+"),
+        ("/trust carol", "carol counts as verified"),
+    ]:
+        alice.type(f"{typed}\r")
+        alice.expect(f"^-- {answer}")
+    bob.end_input()
+    assert bob.wait() == 0
+
+
 def test_a_thousand_lines(here: World) -> None:
     """`seq 1000 | zchat send lobby -`, and tail gives them back in order, all stored."""
     lines = "".join(f"{i}\n" for i in range(1, 1001))

@@ -22,6 +22,7 @@ class Face(Protocol):
     """What a command needs of the face it was typed into."""
 
     visit: Visit
+    compared_n: int  # the place whose words were shown last; 0: none were
 
     def note(self, text: str) -> None:
         """Say something that nobody said."""
@@ -59,6 +60,7 @@ async def _verify(chat: Face, argument: str) -> None:
     room = chat.visit.room
     n = _place(argument, room.checked.n)
     words = room.verification_code(n)
+    chat.compared_n = n
     chat.note(f"at #{n}: {' '.join(words)}")
     chat.note(f"Read them to each other. The same words at #{n} say: the same room, the same log,")
     chat.note("the same members. Then /trust NAME for each of those who compared.")
@@ -86,9 +88,11 @@ async def _mute(chat: Face, argument: str) -> None:
 
 
 async def _trust(chat: Face, argument: str) -> None:
-    member = find_member(chat, argument)
-    room = chat.visit.room
-    room.verify([member.key], room.checked.n)
+    member, n = find_member(chat, argument), chat.compared_n
+    if not n:
+        raise NoMatch(reason="compare first: /verify shows the words to read to each other")
+    check_covered(member, n)
+    chat.visit.room.verify([member.key], n)
     chat.note(f"{member.name} counts as verified from now on")
 
 
@@ -113,15 +117,28 @@ COMMANDS: dict[str, SlashCommand] = {
 }
 
 
+def check_covered(member: MemberView, n: int) -> None:
+    """Raises NoMatch where the words of place n were made without this member's key."""
+    if member.first_n > n:
+        late = f"{member.shown} first spoke at #{member.first_n}"
+        raise NoMatch(reason=f"{late}; the words at #{n} do not cover that: compare again")
+
+
 def find_member(chat: Face, argument: str) -> MemberView:
     """The one member meant by NAME or NAME~mark. Raises NoMatch."""
-    members = chat.visit.room.members(chat.visit.clock.now())
+    room, now = chat.visit.room, chat.visit.clock.now()
+    members = room.members(now)
     found = [m for m in members if argument and argument in (m.shown, m.name) and not m.own]
     if len(found) == 1:
         return found[0]
     if found:
         marked = ", ".join(member.shown for member in found)
         raise NoMatch(reason=f"several are called {argument!r}: {marked}")
+    known = {member.key for member in members}
+    for key in room.presence.here(now) - known:
+        name = room.presence.name_of(key)
+        if argument in (name, shown_name(key, name, trusted=False)):
+            raise NoMatch(reason=f"{argument!r} has not spoken here yet")
     raise NoMatch(reason=f"nobody here is called {argument!r}; /who lists who is")
 
 

@@ -82,6 +82,7 @@ class LineChat:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
+        self.compared_n = 0
         self._keyboard = _Keyboard(sys.stdin)
         self._session: PromptSession[str] = PromptSession(
             "> ",

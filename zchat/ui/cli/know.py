@@ -19,6 +19,7 @@ from zchat.ui.cli.common import (
     say,
     show_progress,
 )
+from zchat.ui.commands import check_covered
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_line
 from zchat.ui.visit import History, Visit
@@ -155,6 +156,8 @@ def verify(
         if matches is not None and with_names is not None:
             n = _place(visited, matches)
             verified = _named(visited.members(0.0), with_names)
+            for member in verified:
+                check_covered(member, n)
             visited.verify([member.key for member in verified], n)
             names = ", ".join(member.name for member in verified)
             say(f"Verified up to #{n}: {names}.")

@@ -405,6 +405,40 @@ def test_the_weight_between_two_places_is_what_lies_between(broker_log: BrokerLo
             assert broker_log.weight(ROOM, after, upto) == expected
 
 
+def test_of_what_is_expired_the_ids_are_kept_and_nothing_moves(broker_log: BrokerLog) -> None:
+    """Chain, places and weights stand as before; it never goes back."""
+    broker_log.append([adding(*(entry(n) for n in range(1, 6)))])
+    broker_log.append([adding(entry(1), room=OTHER)])
+    before = broker_log.tip(ROOM)
+    assert before is not None
+    for upto, expired in ((0, 0), (2, 2), (1, 2), (3, 3)):
+        broker_log.expire(ROOM, upto)
+        assert broker_log.tip(ROOM) == before._replace(expired=expired)
+    assert whole(broker_log) == [entry(n, None if n <= 3 else b"sealed") for n in range(1, 6)]
+    assert whole(broker_log, OTHER) == [entry(1)]
+    for n in range(1, 6):
+        assert (broker_log.place_of(ROOM, entry(n).id), broker_log.hash_at(ROOM, n)) == (
+            n,
+            entry(n).hash,
+        )
+        assert broker_log.weight(ROOM, 0, n) == n * entry(1).wire_bytes
+    broker_log.append([adding(entry(6))])
+    assert broker_log.tip(ROOM) == Tip(BIRTHS, LOG_ID, 6, entry(6).hash, 60, 3)
+
+
+def test_the_first_kept_is_young_enough_and_not_beyond_the_bytes(broker_log: BrokerLog) -> None:
+    """Entry n arrived at 1,000,000 + n and weighs 10; there is always an answer."""
+    broker_log.append([adding(*(entry(n) for n in range(1, 6)))])
+    for first in range(1, 7):
+        assert broker_log.first_kept(ROOM, 1_000_000 + first, 1000) == first
+        assert broker_log.first_kept(ROOM, 0, 10 * (6 - first)) == first
+        assert broker_log.first_kept(ROOM, 0, 10 * (6 - first) + 9) == max(1, first - 1)
+    assert broker_log.first_kept(ROOM, 1_000_004, 30) == 4
+    assert broker_log.first_kept(ROOM, 1_000_002, 20) == 4
+    broker_log.expire(ROOM, 4)
+    assert broker_log.first_kept(ROOM, 0, 1000) == 5
+
+
 # ---- every log answers as MemoryLog does ----
 
 envelopes = st.one_of(st.none(), st.binary(max_size=40))
@@ -446,6 +480,37 @@ def test_a_log_answers_as_the_one_in_memory_does(
                 assert log.place_of(ROOM, entry(place).id) == place
         finally:
             log.close()
+
+
+@pytest.mark.parametrize("make", [in_file, in_replica])
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=20),
+    expiries=st.lists(st.integers(0, 20), max_size=3),
+    questions=questions,
+)
+def test_what_is_expired_is_expired_alike(
+    make: Callable[[Path], SqliteLog],
+    sizes: list[int],
+    expiries: list[int],
+    questions: list[tuple[int, int, int, int]],
+) -> None:
+    additions = [adding(entry(n, bytes(size))) for n, size in enumerate(sizes, 1)]
+    model = MemoryLog()
+    with TemporaryDirectory() as folder:
+        log = make(Path(folder))
+        for either in (model, log):
+            for addition in additions:
+                either.append([addition])
+            for upto in expiries:
+                either.expire(ROOM, min(upto, len(sizes)))
+        assert log.tip(ROOM) == model.tip(ROOM)
+        for first, last, most_bytes, most_entries in questions:
+            asked = (ROOM, min(first, len(sizes)), last, most_bytes, most_entries)
+            assert log.read(*asked) == model.read(*asked)
+            kept = (ROOM, 1_000_000 + last, most_bytes)
+            assert log.first_kept(*kept) == model.first_kept(*kept)
+        log.close()
 
 
 # ---- the overlay ----
@@ -531,6 +596,45 @@ def test_a_file_opened_for_reading_cannot_be_written(tmp_path: Path) -> None:
         reader.append(numbered(2, 2))
     assert whole(reader) == [entry(1)]
     reader.close()
+
+
+def test_a_copy_is_whole_while_the_log_is_written_on(tmp_path: Path) -> None:
+    """It stays as of when it was made, is private, and replaces nothing."""
+    log = filled(in_file)(tmp_path, numbered(1, 3))
+    reader = SqliteLog(log_path(tmp_path), Access.READ_ONLY)
+    reader.copy_to(tmp_path / "copy.db")
+    log.append(numbered(4, 4))
+    with pytest.raises(StoreTrouble, match="File exists"):
+        reader.copy_to(tmp_path / "copy.db")
+    reader.close()
+    log.close()
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    copy = SqliteLog(tmp_path / "copy.db", Access.READ_ONLY)
+    assert whole(copy) == [entry(1), entry(2), entry(3)]
+    copy.close()
+
+
+def test_the_same_entries_can_begin_anew_as_another_log(tmp_path: Path) -> None:
+    """Places, ids and envelopes stay; log id, lineage and hashes are the new ones, all or none."""
+    log = in_file(tmp_path)
+    log.append([adding(entry(1), entry(2)), adding(entry(1), room=OTHER)])
+    births = (b"n" * BIRTH_BYTES, *BIRTHS)
+
+    def interrupted() -> Iterator[bytes]:
+        yield b"new hash 1"
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        log.begin_anew(ROOM, b"new log", births, interrupted())
+    assert whole(log) == [entry(1), entry(2)]
+    log.begin_anew(ROOM, b"new log", births, [b"new hash 1", b"new hash 2"])
+    assert log.tip(ROOM) == Tip(births, b"new log", 2, b"new hash 2", 20, 0)
+    assert [(e.n, e.id, e.hash, e.envelope) for e in whole(log)] == [
+        (n, entry(n).id, b"new hash %d" % n, b"sealed") for n in (1, 2)
+    ]
+    assert whole(log, OTHER) == [entry(1)]
+    log.begin_anew(ROOM, b"empty", (), [])
+    log.close()
 
 
 # ---- beside another process ----

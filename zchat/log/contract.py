@@ -81,7 +81,9 @@ class Log(Protocol):
         most_bytes: int = MAX_BATCH_BYTES,
         most_entries: int = MAX_BATCH_ENTRIES,
     ) -> list[Entry]:
-        """Entries first...last, cut where their wire bytes pass `most_bytes`; the first always."""
+        """Entries first...last, cut where their wire bytes, as they were appended, pass
+        `most_bytes`; the first always.
+        """
         ...
 
     def place_of(self, room: bytes, entry_id: bytes) -> int:
@@ -105,7 +107,7 @@ class BrokerLog(Log, Protocol):
         ...
 
     def first_kept(self, room: bytes, since_ms: int, most_bytes: int) -> int:
-        """The first place, not expired yet, that arrived since then and lies within the last
+        """The first place, not expired yet, that arrived since then and reaches into the last
         `most_bytes` of the room; the place behind its end if there is none.
         """
         ...
@@ -184,8 +186,10 @@ class MemoryLog:
         most_bytes: int = MAX_BATCH_BYTES,
         most_entries: int = MAX_BATCH_ENTRIES,
     ) -> list[Entry]:
-        entries = self._rooms[room].entries[first - 1 : min(last, first + most_entries - 1)]
-        return entries[: fitting((entry.wire_bytes for entry in entries), most_bytes)]
+        held = self._rooms[room]
+        entries = held.entries[first - 1 : min(last, first + most_entries - 1)]
+        weights = (held.ends[entry.n] - held.ends[entry.n - 1] for entry in entries)
+        return entries[: fitting(weights, most_bytes)]
 
     def place_of(self, room: bytes, entry_id: bytes) -> int:
         held = self._rooms.get(room)

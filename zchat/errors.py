@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class Exit(IntEnum):
-    """Exit codes of every command; `zchat help` prints them."""
+    """Exit codes of every command; `zchat --help` prints them."""
 
     OK = 0
     FIXABLE = 1
@@ -128,7 +128,10 @@ class Usage(BadInput):
 class NeedsTerminal(Usage):
     """The passphrase cannot be asked for: there is no terminal."""
 
-    hint = "Use --passphrase-file FILE, --passphrase-fd N or ZCHAT_PASSPHRASE_FILE=FILE."
+    hint = (
+        "Use --passphrase-file FILE, --passphrase-fd N or ZCHAT_PASSPHRASE_FILE=FILE; or keep the "
+        "room's key here, once, from a terminal: `zchat join --room ROOM --remember`."
+    )
 
 
 # ---- The network and this machine ----
@@ -143,7 +146,7 @@ class NetworkTrouble(ZchatError):
 class Unreachable(NetworkTrouble):
     """The server at {address} does not answer."""
 
-    hint = "Is it running (`zchat broker`)? Is the address right, and no firewall between?"
+    hint = "Is it running (`zchat broker --listen {address}`)? Is a firewall between?"
 
 
 class NotStored(NetworkTrouble):

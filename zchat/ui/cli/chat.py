@@ -89,6 +89,10 @@ def join(
     """Join a room and chat.
 
     INVITE is the line somebody gave you. On the server's own machine none is needed.
+
+    \b
+        zchat join zchat://192.168.1.5:5577/lobby#Ac-weLk1... --name bob
+        zchat join --room ops
     """
     if invite is not None and not is_invite(invite):
         invite, room = None, room or invite
@@ -185,6 +189,10 @@ def start(
     """Start a server, a room with a fresh passphrase, and chat.
 
     The server ends with the chat; `zchat broker` is one that stays.
+
+    \b
+        zchat start --name alice
+        zchat start --room ops --remember
     """
     profile = Profile(home())
     wanted = canonical_room_name(room)

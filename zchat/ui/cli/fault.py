@@ -24,7 +24,11 @@ _SAYS = {
 
 @click.group()
 def evidence() -> None:
-    """Check what proves that a server contradicted itself."""
+    """Check what proves that a server contradicted itself.
+
+    \b
+        zchat evidence check proof.json
+    """
 
 
 @evidence.command()
@@ -33,6 +37,9 @@ def check(file: Path) -> None:
     """Check an evidence file, offline, with nothing but the file.
 
     Says what it proves and what it does not. Ends with 1 where it proves nothing.
+
+    \b
+        zchat evidence check proof.json
     """
     found = _read(file)
     proof = judge(found)
@@ -78,6 +85,10 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
     """Go on with the server's present log after it contradicted itself.
 
     Without --accept it only says what happened. The history you have is kept beside the new one.
+
+    \b
+        zchat rejoin lobby
+        zchat rejoin lobby --accept
     """
     opened = open_room(room, access)
     record = opened.record

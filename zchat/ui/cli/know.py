@@ -28,7 +28,11 @@ from zchat.ui.visit import History, Visit
 @click.command()
 @json_option
 def rooms(*, as_json: bool) -> None:
-    """List the rooms known here, for all members of this profile."""
+    """List the rooms known here, for all members of this profile.
+
+    \b
+        zchat rooms
+    """
     profile = Profile(home())
     for member in profile.members():
         vault = profile.vault(member)
@@ -61,7 +65,11 @@ def rooms(*, as_json: bool) -> None:
 @click.option("--name", metavar="NAME", help="Which member of this profile (all of them).")
 @json_option
 def whoami(name: str | None, *, as_json: bool) -> None:
-    """Show who you are in each room, and where your keys lie."""
+    """Show who you are in each room, and where your keys lie.
+
+    \b
+        zchat whoami
+    """
     profile = Profile(home())
     for member in [name] if name else profile.members():
         vault = profile.vault(member)
@@ -91,7 +99,11 @@ def whoami(name: str | None, *, as_json: bool) -> None:
 @click.argument("room")
 @name_option
 def invite(room: str, name: str | None) -> None:
-    """Print the invite line of a room. The passphrase travels by another way."""
+    """Print the invite line of a room. The passphrase travels by another way.
+
+    \b
+        zchat invite lobby
+    """
     profile = Profile(home())
     vault = profile.vault(profile.choose_member(name, config_for().name, room))
     data(str(known_here(vault, room).record.invite))
@@ -103,7 +115,11 @@ def invite(room: str, name: str | None) -> None:
 @name_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(room: str, name: str | None, *, yes: bool) -> None:
-    """Forget a room: its replica, its key, what waits in its outbox."""
+    """Forget a room: its replica, its key, what waits in its outbox.
+
+    \b
+        zchat forget lobby
+    """
     profile = Profile(home())
     vault = profile.vault(profile.choose_member(name, config_for().name, room))
     known = known_here(vault, room)
@@ -123,7 +139,11 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
 @json_option
 @access_options
 def members(room: str, access: Access, *, as_json: bool) -> int:
-    """List who has spoken in a room."""
+    """List who has spoken in a room.
+
+    \b
+        zchat members lobby
+    """
     opened = open_room(room, access)
 
     def show(visited: Room) -> None:
@@ -146,7 +166,11 @@ def verify(
     """Print eight words to compare by voice.
 
     The same words at the same N mean: the same room, the same log up to N, the same members. Then
-    say who compared: `zchat verify ROOM --matches N --with alice,bob`.
+    say who compared.
+
+    \b
+        zchat verify lobby
+        zchat verify lobby --matches 12 --with alice,bob
     """
     if (matches is None) != (with_names is None):
         raise Usage(reason="--matches N and --with NAMES go together")

@@ -26,12 +26,23 @@ _TOLD_TWICE = 2
 
 @click.group()
 def lab() -> None:
-    """Run a server that lies, and watch what its members see."""
+    """Run a server that lies, and watch what its members see.
+
+    \b
+        zchat lab list
+        zchat lab demo fork
+    """
 
 
 @lab.command("list")
 def list_lies() -> None:
-    """Explain each lie: what it does, whom it worked against, what stops it here."""
+    """Explain each lie.
+
+    What it does, whom it worked against, what stops it here.
+
+    \b
+        zchat lab list
+    """
     for name, lie in LIES.items():
         parameters = inspect.signature(lie).parameters.values()
         told = "".join(f":{parameter.name}={parameter.default}" for parameter in parameters)
@@ -80,9 +91,13 @@ def rogue(lies: tuple[str, ...], listen: str, open_to_others: int) -> None:
 @lab.command()
 @click.argument("lie")
 def demo(lie: str) -> int:
-    """Play a lie: a lying server, its members in columns, the sentence that tells them.
+    """Play a lie, and what its members see of it.
 
-    Ends with 1 if a member did not see what it should.
+    A lying server, its members in columns, the sentence that tells them. Ends with 1 if a member
+    did not see what it should.
+
+    \b
+        zchat lab demo fork
     """
     scene = SCENES.get(lie)
     if scene is None:

@@ -68,7 +68,12 @@ class _Sections(click.Group):
 @click.version_option(version(), prog_name="zchat")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Group chat for people who share a passphrase and do not trust the server."""
+    """Group chat for people who share a passphrase and do not trust the server.
+
+    \b
+        zchat start
+        zchat join INVITE
+    """
     if context.invoked_subcommand is None:
         click.echo(_FIRST_MINUTE, nl=False)
 

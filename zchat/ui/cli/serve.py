@@ -59,6 +59,9 @@ def broker(
     """Start a server. Its first line is the invite stem.
 
     It relays and stores sealed messages that it cannot read. SIGTERM or Ctrl-C ends it.
+
+    \b
+        zchat broker --listen 192.168.1.5:5577
     """
     if context.invoked_subcommand is not None:
         return
@@ -140,9 +143,12 @@ def _allowed_keys(settings: BrokerConfig) -> frozenset[bytes]:
 
 @broker.command()
 def audit() -> None:
-    """Print everything the server of this profile holds: every field of every row.
+    """Print everything the server of this profile holds.
 
-    Read-only; works beside a running server.
+    Every field of every row. Read-only; works beside a running server.
+
+    \b
+        zchat broker audit | less
     """
     path = log_path(home() / "broker")
     if not path.exists():

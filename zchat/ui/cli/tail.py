@@ -44,6 +44,10 @@ def tail(
     verified, sent_at, received_at, kind (text, unknown, unreadable), text, reply_to, status
     (stored, late, clock, unreadable). With --all also: notice (n, state, text, blame), join (n,
     sender, name, verified), here and left (sender, name). Fields may be added; none is changed.
+
+    \b
+        zchat tail ops --since 2d
+        zchat tail ops -f --json | jq -r .text
     """
     oldest_ms = since_ms(since) if since else 0
     opened = open_room(room, access)

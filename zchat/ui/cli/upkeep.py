@@ -20,6 +20,9 @@ def backup(file: Path) -> None:
     """Copy the store to FILE, also beside a running server.
 
     The server's keys are not in it: keep broker/keys of the profile in another safe place.
+
+    \b
+        zchat broker backup log-monday.db
     """
     folder = home() / "broker"
     copy_store(log_path(folder), file)
@@ -34,6 +37,9 @@ def restore(file: Path) -> None:
     Every room goes on as a new log that names the former one, so members see an honest loss and not
     a server that went back; each joins it with `zchat rejoin ROOM --accept`, and what they wrote
     since the backup goes out again.
+
+    \b
+        zchat broker restore log-monday.db
     """
     folder = home() / "broker"
     done = put_back(log_path(folder), file, load_keys(folder).log_key, os.urandom)

@@ -4,6 +4,7 @@
     python3 dev.py start [ARG ...]   set up what running needs, then become `zchat start`
     python3 dev.py test  [ARG ...]   set up what testing needs, then run the whole suite
     python3 dev.py check             style, types, import rules
+    python3 dev.py simulate [ARG ...]  both halves under seeds (--steps N --seeds K, --planted)
     python3 dev.py lock              renew requirements.lock and requirements-dev.lock
 
 Rules of this file: Python's standard library only. An old Python gets a sentence and no traceback,
@@ -153,10 +154,17 @@ def lock(arguments: list[str]) -> None:
         run(*command, "--group", GROUPS[kind], *arguments, "-o", str(path), "pyproject.toml")
 
 
+def simulate(arguments: list[str]) -> None:
+    """Both halves in one process, under seeds; or the bugs planted in them."""
+    set_up("dev")
+    run("tests.simulation", *arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "start": start,
     "test": test,
     "check": check,
+    "simulate": simulate,
     "lock": lock,
 }
 

@@ -140,7 +140,7 @@ class Core:
             return []
         self.counts[type(word).__name__] += 1
         if isinstance(word, Hello):
-            return self._hello(connection, word, now)
+            return self._hello(connection, word)
         if not connection.said_hello:
             return self._before_hello(route, word)
         if isinstance(word, Post):
@@ -156,9 +156,7 @@ class Core:
             return []
         return [self._refuse(route, word, Refusal("hello-first"))]
 
-    def _hello(self, connection: _Connection, word: Hello, now: float) -> list[Send]:
-        if not self._controls.allows(connection.peer, now):
-            return [self._refuse(connection.route, word, _TOO_FAST)]
+    def _hello(self, connection: _Connection, word: Hello) -> list[Send]:
         if word.protocol != limits.PROTOCOL_VERSION:
             spoken = f"this server speaks version {limits.PROTOCOL_VERSION}"
             return [self._refuse(connection.route, word, Refusal("version", text=spoken))]
@@ -202,18 +200,21 @@ class Core:
         self, connection: _Connection, word: Join | Page | Leave, now: float
     ) -> Iterator[Send]:
         route = connection.route
+        if isinstance(word, Leave):  # it has no answer, so it is never refused
+            self._cursors.leave(route, word.room)
+            return
         is_paid = isinstance(word, Join) and self._cursors.acknowledges(route, word)
         if not is_paid and not self._controls.allows(connection.peer, now):
-            yield self._refuse(route, word, _TOO_FAST)
+            rooms = [place.room for place in word.rooms] if isinstance(word, Join) else [word.room]
+            for room in rooms:
+                yield self._refuse(route, word, _TOO_FAST, room)
         elif isinstance(word, Join):
             for room, refusal in self._cursors.join(route, word):
                 yield self._refuse(route, word, refusal, room)
-        elif isinstance(word, Page):
+        else:
             no_page = self._cursors.page(route, word)
             if no_page:
                 yield self._refuse(route, word, no_page)
-        else:
-            self._cursors.leave(route, word.room)
 
     def _refuse(self, route: bytes, word: ToBroker, refusal: Refusal, room: bytes = b"") -> Send:
         self.counts[f"refused {refusal.code}"] += 1

@@ -120,7 +120,7 @@ class Cursors:
             held = reader.subscriptions.get(position.room)
             if held is not None and held.number == position.sub:
                 self._acknowledge(held, position)
-                held.answering = word.req
+                held.answering += (word.req,)
                 self._queue(held)
             elif held is None and len(reader.subscriptions) >= MAX_ROOMS_PER_CONNECTION:
                 yield position.room, Refusal("too-many-rooms", _RETRY_MS)
@@ -135,11 +135,12 @@ class Cursors:
 
     def _subscribe(self, reader: _Reader, position: Position, req: int) -> None:
         room = position.room
-        self._unsubscribe(reader, room)
+        unanswered = (*self._unsubscribe(reader, room), req)
         tip = self._log.tip(room)
         answer = self._contradiction(tip, position, req)
         if answer is not None:
-            self._line_up(reader, answer)
+            for each in unanswered:
+                self._line_up(reader, answer._replace(req=each))
             return
         after = 0 if tip is None else self._start(position, tip)
         weight = self._log.weight(room, 0, after) if after else 0
@@ -153,7 +154,7 @@ class Cursors:
             cursor=after,
             cursor_weight=weight,
             needs_lineage=tip is None or position.log != tip.log,
-            answering=req,
+            answering=unanswered,
         )
         reader.subscriptions[room] = subscription
         self._by_room.setdefault(room, {})[reader.route] = subscription
@@ -170,7 +171,7 @@ class Cursors:
         """What to show to a member whose log is not ours; None where it is, or it has none."""
         room = position.room
         if tip is None:
-            return _Answer(req, room, 0, with_lineage=False) if position.log != NO_LOG else None
+            return _Answer(req, room, TIP, with_lineage=True) if position.log != NO_LOG else None
         if position.log == NO_LOG or position.after == TIP:
             return None
         if position.log != tip.log:
@@ -186,14 +187,16 @@ class Cursors:
         if route in self._readers:
             self._unsubscribe(self._readers[route], room)
 
-    def _unsubscribe(self, reader: _Reader, room: bytes) -> None:
+    def _unsubscribe(self, reader: _Reader, room: bytes) -> tuple[int, ...]:
+        """End a subscription, if there is one; the JOINs it has not answered."""
         subscription = reader.subscriptions.pop(room, None)
         if subscription is None:
-            return
+            return ()
         self._stuck.discard(subscription)
         del self._by_room[room][reader.route]
         if not self._by_room[room]:
             del self._by_room[room]
+        return subscription.answering
 
     def page(self, route: bytes, word: Page) -> Refusal | None:
         """Put a page in line."""
@@ -228,7 +231,7 @@ class Cursors:
         frames: Frames | None = None
         for held in self._by_room.get(room, {}).values():
             stands_right = held.cursor == tip.n and not held.needs_lineage
-            if not stands_right or staged.weight > held.room_left:
+            if held.answering or not stands_right or staged.weight > held.room_left:
                 self._queue(held)
                 continue
             if frames is None:
@@ -271,13 +274,16 @@ class Cursors:
         held.cursor = n
         held.cursor_weight += weight
         held.needs_lineage = False
-        held.answering = 0
+        held.answering = held.answering[1:]
         return Send(held.route, frames, held, former)
 
     def unsent(self, send: Send) -> None:
-        """The route's pipe was full: its cursor goes back, and waits for `retry_stuck`."""
+        """The route's pipe was full: its cursor goes back, and waits for `retry_stuck`.
+
+        Of several in one turn the first counts: the others were moved on from there.
+        """
         held, former = send.subscription, send.former
-        if held is None or former is None or held.cursor < former.cursor:
+        if held is None or former is None or held in self._stuck:
             return
         held.cursor, held.cursor_weight, held.needs_lineage, held.answering = former
         self._stuck.add(held)
@@ -317,7 +323,8 @@ class Cursors:
             reader = self._waiting.popleft()
             if not reader.due:
                 continue
-            send = self._serve(reader, reader.due.popleft())
+            send = self._serve(reader, reader.due[0])
+            reader.due.popleft()  # only now, or what is queued again lines the reader up twice
             if reader.due:
                 self._waiting.append(reader)
             if send:
@@ -351,16 +358,20 @@ class Cursors:
     def _serve_subscription(self, held: Subscription) -> Send | None:
         tip = self._log.tip(held.room)
         if tip is None:
-            answer = _Answer(held.answering, held.room, 0, with_lineage=False)
-            held.answering = 0
+            req, *others = held.answering
+            held.answering = tuple(others)
+            if others:
+                self._queue(held)
+            answer = _Answer(req, held.room, 0, with_lineage=False)
             return Send(held.route, self._answer_frames(answer))
         batch = self._next_batch(held, tip)
         if batch is None:
             return None
         births = tip.births if held.needs_lineage else ()
-        frames = self._frames(held.answering, held.room, held.cursor, batch, births)
+        req = held.answering[0] if held.answering else 0
+        frames = self._frames(req, held.room, held.cursor, batch, births)
         send = self._move(held, frames, batch.n, batch.weight)
-        if held.cursor < tip.n and held.room_left > 0:
+        if held.answering or (held.cursor < tip.n and held.room_left > 0):
             self._queue(held)
         return send
 
@@ -385,9 +396,10 @@ class Cursors:
             return []
         most = min(MAX_BATCH_BYTES, max(left, 0))
         entries = self._log.read(held.room, held.cursor + 1, tip.n, most)
-        if not held.is_idle and entries[0].wire_bytes > left:
-            return []
-        return entries
+        first, weight = entries[0], entries[0].wire_bytes
+        if first.envelope is None:  # its id is kept, and it weighs what was posted
+            weight = self._log.weight(held.room, held.cursor, first.n)
+        return entries if held.is_idle or weight <= left else []
 
     def _page_frames(self, word: Page) -> Frames:
         tip = self._heads.tip(word.room)

@@ -53,6 +53,7 @@ class _Taken(NamedTuple):
 
     k: int
     n: int
+    moved_on: bool  # it was the number expected, and not one posted again
 
 
 @dataclass
@@ -96,11 +97,12 @@ class Intake:
         self, route: bytes, access_key: bytes, word: Post, envelope: bytes, randomness: bytes
     ) -> Refusal | None:
         """Stage a post that is not out of turn; None if it was taken (or is to be ignored)."""
+        room, expected = word.room, self._expected(route, word.room)
         try:
             check_outline(envelope, EnvelopeClass.LOG)
         except Unopenable as error:
-            return Refusal("bad-envelope", text=f"check {error.check}")
-        room, expected = word.room, self._expected(route, word.room)
+            bad = Refusal("bad-envelope", text=f"check {error.check}")
+            return bad if word.k == expected else None
         entry_id = envelope_id(envelope)
         n = self._place_of(room, entry_id)
         if not n:
@@ -111,7 +113,7 @@ class Intake:
                 return refusal
         staged = self._stage(room, access_key, randomness)
         n = n or self._add(staged, entry_id, envelope)
-        staged.taken.setdefault(route, []).append(_Taken(word.k, n))
+        staged.taken.setdefault(route, []).append(_Taken(word.k, n, word.k == expected))
         self._next_k.setdefault(route, {})[room] = max(expected, word.k + 1)
         return None
 
@@ -125,7 +127,8 @@ class Intake:
         staged = self._staged.get(room)
         tip = staged.tip if staged else self._log.tip(room)
         if tip is not None:
-            weight = tip.weight + (staged.weight if staged else 0) + len(envelope)
+            weight = tip.weight + (staged.weight if staged else 0)
+            weight += ITEM_PREFIX_BYTES + len(envelope)
             if weight > self._limits.bytes_each and tip.expired:
                 weight -= self._log.weight(room, 0, tip.expired)
             is_full = weight > self._limits.bytes_each
@@ -187,10 +190,12 @@ class Intake:
         staged, self._staged, self.full = self._staged, {}, False
         for room, lost in staged.items():
             for route, taken in lost.taken.items():
-                k = min(post.k for post in taken)
-                if route in self._next_k:
-                    self._next_k[route][room] = k
-                    yield route, Post(room=room, k=k)
+                if route not in self._next_k:
+                    continue
+                yield route, Post(room=room, k=min(post.k for post in taken))
+                for post in reversed(taken):
+                    if post.moved_on:
+                        self._next_k[route][room] = post.k
 
     def receipts(self, room: bytes, staged: Staged) -> Iterator[Send]:
         """To each author of the turn: its new entries under the room's head; known ones singly."""

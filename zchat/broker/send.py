@@ -20,7 +20,7 @@ class Subscription:
     cursor: int
     cursor_weight: int
     needs_lineage: bool
-    answering: int  # the JOIN that the next ENTRIES answers; 0 if none
+    answering: tuple[int, ...]  # JOINs not answered yet, each by an ENTRIES of its own
     queued: bool = False
 
     @property
@@ -50,7 +50,7 @@ class Former(NamedTuple):
     cursor: int
     cursor_weight: int
     needs_lineage: bool
-    answering: int
+    answering: tuple[int, ...]
 
 
 class Send(NamedTuple):

@@ -523,6 +523,7 @@ def test_a_terminal_that_is_closed_ends_the_chat(here: World) -> None:
     alice.type("before the end\r")
     alice.expect("alice: before the end$")
     pid = alice.process.pid
+    assert pid is not None
     alice.end()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -16,7 +16,6 @@ from zchat.member.profile import Opened
 from zchat.member.room import Room
 from zchat.member.rows import (
     Composed,
-    Confirmed,
     Connection,
     Event,
     Glimpse,
@@ -31,7 +30,7 @@ from zchat.member.rows import (
 from zchat.member.strength import ENOUGH_BITS, price
 
 CONNECT_PATIENCE_S = 5.0
-_LIMIT_CODES = {"rate", "room-full", "too-many-rooms"}
+_LIMIT_CODES = {"room-full", "too-many-rooms"}  # "rate" passes by itself
 
 
 class History:
@@ -163,13 +162,11 @@ class Visit:
             self.room.remember(is_unsure=False)
         if isinstance(what, ServerSays):
             self.refusal = what if what.code in _LIMIT_CODES else self.refusal
-        elif isinstance(what, Confirmed):
-            self.refusal = None
         elif isinstance(what, Progress):
             self.caught_up = what.caught_up
         elif isinstance(what, Connection):
             self.caught_up = self.caught_up and what.online
-            self.offline_reason = what.reason
+            self.offline_reason, self.refusal = what.reason, None
             if what.online:
                 self.was_online = True
                 self.offline_since_ms = 0

@@ -369,6 +369,8 @@ def decode_message(
     if len(frames) not in (1, 2):
         raise Failure("malformed")
     word, fields = decode_word(frames[0], words)
+    if word == "REFUSE" and fields["req"] and fields["k"]:
+        raise Failure("malformed")
     second = frames[1] if len(frames) == 2 else None
     if (second is not None) != (word in SECOND_FRAME):
         raise Failure("malformed")
@@ -376,7 +378,7 @@ def decode_message(
         raise Failure("malformed")
     if second is not None and word in ("ENTRIES", "STORED"):
         items = decode_batch(second)
-        if word == "STORED" and any(item.envelope is not None for item in items):
+        if word == "STORED" and (not items or any(i.envelope is not None for i in items)):
             raise Failure("malformed")
     return word, fields, second
 

@@ -180,6 +180,7 @@ class Session:
         self._request = 0
         self._awaited: dict[tuple[int, bytes], float] = {}  # (req, room) -> deadline
         self._down_since: float | None = None
+        self._greet_at: float | None = None  # when to say HELLO again after a refusal
         self.phase = Phase.DOWN
         self.malformed = 0
 
@@ -212,11 +213,13 @@ class Session:
 
     def _forget_connection(self) -> None:
         self._awaited.clear()
+        self._greet_at = None
         for room in self._rooms.values():
             room.take_back(1)
             room.subscribed = room.agreed = False
             room.unacknowledged = 0
             room.passing = room.glimpsing = 0
+            room.hold_until = 0.0
 
     def _next_request(self) -> int:
         self._request += 1
@@ -257,10 +260,11 @@ class Session:
         room = self._rooms[tag]
         room.log, room.n, room.hash = log, n, hash_n
         room.unacknowledged += received
-        room.deaths, room.window = 0, self._timing.window_bytes
+        told, room.window = room.window, self._timing.window_bytes
+        room.deaths = 0
         if room.followed and not room.subscribed and self.phase is Phase.READY:
             return self._join([room], now)
-        if room.subscribed and room.unacknowledged * 2 >= max(room.window, 1):
+        if room.subscribed and room.unacknowledged * 2 >= max(told, 1):
             return self._send_join([room], now)
         return []
 
@@ -411,7 +415,9 @@ class Session:
         room = self._rooms.get(word.room)
         if room is None:
             return []
-        if self._awaited.pop((word.req, word.room), None) is not None and not items:
+        if word.req and self._awaited.pop((word.req, word.room), None) is None:
+            return []
+        if word.req and not items:
             room.deaths = 0
         if room.glimpsing and word.req == room.glimpsing:
             room.glimpsing = 0
@@ -431,25 +437,37 @@ class Session:
         return [Receipt(word, ids), *self._flow(room, now)]
 
     def _refused(self, word: Refuse, now: float) -> list[Action]:
-        actions: list[Action] = []
-        refused_id = b""
-        self._awaited.pop((word.req, word.room), None)
-        if word.code == "version":
+        room = self._rooms.get(word.room)
+        refused = [tag for req, tag in self._awaited if req == word.req and word.room in (b"", tag)]
+        is_post = room is not None and any(k == word.k for k, _ in room.under_way)
+        if (word.req and not refused) or (word.k and not is_post):
+            return []
+        if word.code == "version" and refused == [b""]:
             raise Incompatible(address=self._address, text=word.text)
         if word.code == "hello-first":
             return self.opened(now)
-        room = self._rooms.get(word.room)
-        if room is not None and word.k:
-            refused_id = self._post_refused(room, word, now)
-        elif room is not None and word.req:
-            room.join_at = now + max(word.retry_after_ms / 1000, _RETRY_S)
-        actions.append(Refused(word, refused_id))
-        return actions
+        for tag in refused:
+            del self._awaited[word.req, tag]
+            self._ask_later(tag, word, now + max(word.retry_after_ms / 1000, _RETRY_S))
+        refused_id = self._post_refused(room, word, now) if room is not None and word.k else b""
+        return [Refused(word, refused_id)]
+
+    def _ask_later(self, tag: bytes, word: Refuse, at: float) -> None:
+        """A refused HELLO, JOIN or PAGE is said again then; but nobody needs a glimpse."""
+        room = self._rooms.get(tag)
+        if room is None:
+            self._greet_at = at
+            return
+        if word.req == room.glimpsing:
+            room.glimpsing = 0
+            return
+        if word.req == room.passing and word.code == "no-log":
+            room.deaths = _DEATHS_BEFORE_ONE_BY_ONE  # there is nothing to pass over
+        if room.followed:
+            room.join_at = at
 
     def _post_refused(self, room: _Room, word: Refuse, now: float) -> bytes:
         """Go back to the refused number; the id if it will never be taken."""
-        if not any(k == word.k for k, _ in room.under_way):
-            return b""
         room.take_back(word.k)
         if word.code == "bad-envelope":
             return room.waiting.popleft().id
@@ -466,6 +484,8 @@ class Session:
             self._forget_connection()
             self.phase, self._down_since = Phase.DOWN, now
             return [Reopen("no answer")]
+        if self._greet_at is not None and now >= self._greet_at:
+            return self.opened(now)
         actions: list[Action] = []
         if self.phase is Phase.READY:
             for room in self._rooms.values():

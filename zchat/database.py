@@ -139,11 +139,17 @@ class Database:
         """A whole and consistent copy, durable when this returns; `path` must not exist yet."""
         with storage_errors(path):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        with self.failures(), contextlib.closing(sqlite3.connect(path)) as copy:
-            self._connection.backup(copy, pages=1_024, sleep=0.01)
-            copy.execute("PRAGMA journal_mode=DELETE")
-        with path.open("rb") as written, storage_errors(path):
-            os.fsync(written.fileno())
+        try:
+            with self.failures(), contextlib.closing(sqlite3.connect(path)) as copy:
+                self._connection.backup(copy, pages=1_024, sleep=0.01)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            with path.open("rb") as written, storage_errors(path):
+                os.fsync(written.fileno())
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, StoreFull):  # it is the copy that has no space
+                raise StoreFull(path=path, reason=error.facts["reason"]) from None
+            raise
         sync_folder(path.parent)
 
     def close(self) -> None:

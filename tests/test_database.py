@@ -1,0 +1,376 @@
+"""One way to open SQLite: private files, durable commits, and failures that are sentences.
+
+What a log and a vault make of it stands in test_log.py and test_vault.py.
+
+Rules of this file: another process is another process; a full disk is RLIMIT_FSIZE or SQLite's own
+bound of pages. Nothing of database.py is replaced.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from zchat.database import Access, Database, Schema
+from zchat.errors import StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
+
+HERE = Path(__file__).parent.parent
+SCHEMA = Schema(
+    application_id=0x7A635445,
+    version=7,
+    tables="CREATE TABLE words (word TEXT) STRICT;\nCREATE INDEX words_word ON words(word);\n",
+)
+WRITING = [access for access in Access if access is not Access.READ_ONLY]
+INSERT = "INSERT INTO words VALUES (?)"
+
+
+def words(database: Database) -> list[str]:
+    with database.failures():
+        return [word for (word,) in database.execute("SELECT word FROM words ORDER BY rowid")]
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    former = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "profile" / "test.db"
+
+
+# ---- opening ----
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_a_file_is_made_private_with_all_that_stands_beside_it(path: Path, access: Access) -> None:
+    """Whatever the umask; also the journal, or the log and its index, while a commit goes on."""
+    with umask(0):
+        database = Database(path, SCHEMA, access)
+        with database.transaction():
+            database.execute(INSERT, ("secret",))
+            beside = {file.name: mode(file) for file in path.parent.iterdir()}
+    expected = {"test.db-journal"} if access is Access.SHARED else {"test.db-wal", "test.db-shm"}
+    assert beside == dict.fromkeys({"test.db", *expected}, 0o600)
+    assert mode(path.parent) == 0o700
+    database.close()
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_a_file_is_as_durable_as_its_access_says(path: Path, access: Access) -> None:
+    """Asked of SQLite itself, at every opening."""
+    levels = {"NORMAL": 1, "FULL": 2, "EXTRA": 3}
+    journal, synchronous = access.value
+    for _ in range(2):
+        database = Database(path, SCHEMA, access)
+        assert database.execute("PRAGMA journal_mode").fetchone() == (journal.lower(),)
+        assert database.execute("PRAGMA synchronous").fetchone() == (levels[synchronous],)
+        database.close()
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_what_is_committed_is_there_for_others_and_when_opened_again(
+    path: Path, access: Access
+) -> None:
+    database = Database(path, SCHEMA, access)
+    with database.transaction():
+        database.execute_many(INSERT, [("one",), ("two",)])
+    reader = Database(path, SCHEMA, Access.READ_ONLY)
+    assert reader.read_only
+    assert words(reader) == ["one", "two"]
+    reader.close()
+    database.close()
+    again = Database(path, SCHEMA, access)
+    assert not again.read_only
+    assert words(again) == ["one", "two"]
+    again.close()
+
+
+@pytest.mark.parametrize("name", ["a b.db", "100%.db", "what?mode=memory.db", "a#b.db", "ä.db"])
+def test_a_path_is_a_path_whatever_it_holds(tmp_path: Path, name: str) -> None:
+    """It goes through a URI, where some characters mean something."""
+    Database(tmp_path / name, SCHEMA, Access.SHARED).close()
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    Database(tmp_path / name, SCHEMA, Access.READ_ONLY).close()
+
+
+MAKER = """
+import sys
+from pathlib import Path
+from zchat.database import Access, Database
+from tests.test_database import INSERT, SCHEMA
+
+sys.stdin.read(1)
+database = Database(Path(sys.argv[1]), SCHEMA, Access.SHARED)
+for number in range(20):
+    with database.transaction():
+        database.execute(INSERT, (f"{sys.argv[2]} {number}",))
+database.close()
+"""
+
+
+def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Another process of the program."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+    )
+
+
+def finished(process: "subprocess.Popen[str]") -> str:
+    """What it said to the end; it fails with what it complained of."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_processes_can_make_and_write_a_shared_file_at_once(path: Path) -> None:
+    """None of them fails, no commit of any is lost, each one's stand in order."""
+    processes = [python(MAKER, path, number) for number in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    assert [finished(process) for process in processes] == [""] * 4
+    database = Database(path, SCHEMA, Access.READ_ONLY)
+    held = words(database)
+    database.close()
+    for number in range(4):
+        own = [word for word in held if word.startswith(f"{number} ")]
+        assert own == [f"{number} {i}" for i in range(20)]
+
+
+# ---- what cannot be opened ----
+
+
+def test_what_is_not_there_is_empty_to_a_reader_and_stays_so(path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(StoreEmpty, match=r"test\.db holds nothing yet\."):
+            Database(path, SCHEMA, Access.READ_ONLY)
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(StoreEmpty):
+        Database(path, SCHEMA, Access.READ_ONLY)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("pragma", "says"),
+    [
+        ("application_id = 1", "it is another program's file"),
+        ("application_id = 0", "it is another program's file"),
+        ("user_version = 8", "it has schema 8, this version reads 7"),
+        ("user_version = 6", "it has schema 6, this version reads 7"),
+    ],
+)
+@pytest.mark.parametrize("access", list(Access))
+def test_a_file_of_another_program_or_version_is_refused_and_left_alone(
+    path: Path, access: Access, pragma: str, says: str
+) -> None:
+    Database(path, SCHEMA, Access.SHARED).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA {pragma}")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnreadable, match=says):
+        Database(path, SCHEMA, access)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("access", list(Access))
+def test_a_refused_file_is_let_go(path: Path, access: Access) -> None:
+    """No descriptor stays open, however often it is tried."""
+    path.parent.mkdir()
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(StoreUnreadable):
+        Database(path, SCHEMA, access)
+    before = set(Path("/dev/fd").iterdir())
+    for _ in range(3):
+        with pytest.raises(StoreUnreadable):
+            Database(path, SCHEMA, access)
+    assert set(Path("/dev/fd").iterdir()) == before
+
+
+def test_a_file_that_can_be_read_only_cannot_be_written(path: Path) -> None:
+    Database(path, SCHEMA, Access.SHARED).close()
+    reader = Database(path, SCHEMA, Access.READ_ONLY)
+    with pytest.raises(StoreTrouble, match="readonly"), reader.transaction():
+        reader.execute(INSERT, ("word",))
+    reader.close()
+
+
+# ---- transactions ----
+
+
+class Interrupted(BaseException):
+    """As a Ctrl-C is: no Exception."""
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_a_transaction_that_is_left_by_an_error_leaves_nothing(path: Path, access: Access) -> None:
+    """Whatever the error; and the next one is taken."""
+    database = Database(path, SCHEMA, access)
+    with pytest.raises(Interrupted), database.transaction():
+        database.execute(INSERT, ("lost",))
+        raise Interrupted
+    with pytest.raises(StoreTrouble, match="no such table"), database.transaction():
+        database.execute(INSERT, ("lost",))
+        database.execute("INSERT INTO songs VALUES (1)")
+    with database.transaction():
+        database.execute(INSERT, ("kept",))
+    assert words(database) == ["kept"]
+    database.close()
+
+
+def test_a_file_that_another_one_keeps_locked_is_an_error_with_a_sentence(path: Path) -> None:
+    database = Database(path, SCHEMA, Access.SHARED)
+    database.execute("PRAGMA busy_timeout = 50")  # else the test would take ten seconds
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreTrouble, match=r"test\.db failed: database is locked \(SQLITE_BUSY\)"):
+        words(database)
+    with pytest.raises(StoreTrouble, match="locked"), database.transaction():
+        raise AssertionError("it began")
+    other.execute("COMMIT")
+    other.close()
+    assert words(database) == []
+    database.close()
+
+
+def test_who_waits_for_a_commit_of_another_process_gets_on(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from zchat.database import Access, Database\n"
+        "from tests.test_database import INSERT, SCHEMA\n"
+        "database = Database(Path(sys.argv[1]), SCHEMA, Access.SHARED)\n"
+        "with database.transaction():\n"
+        "    database.execute(INSERT, ('theirs',)); print('begun', flush=True); sys.stdin.read(1)\n"
+    )
+    Database(path, SCHEMA, Access.SHARED).close()
+    other = python(code, path)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "begun\n"
+    ours = python(MAKER, path, "ours")
+    assert ours.stdin is not None
+    ours.stdin.write("x")
+    ours.stdin.flush()
+    finished(other)
+    finished(ours)
+    database = Database(path, SCHEMA, Access.READ_ONLY)
+    assert words(database) == ["theirs", *(f"ours {i}" for i in range(20))]
+    database.close()
+
+
+def test_a_death_in_a_shared_file_is_rolled_back_by_the_next_writer(path: Path) -> None:
+    """Half a commit lies in the file: who may only read says so, and shows none of it."""
+    code = (
+        "import os, sys; from pathlib import Path; from zchat.database import Access, Database\n"
+        "from tests.test_database import INSERT, SCHEMA\n"
+        "database = Database(Path(sys.argv[1]), SCHEMA, Access.SHARED)\n"
+        "database.execute('PRAGMA cache_size = 1')\n"
+        "with database.transaction():\n"
+        "    database.execute_many(INSERT, [('x' * 10_000,)] * 100); os._exit(9)\n"
+    )
+    database = Database(path, SCHEMA, Access.SHARED)
+    with database.transaction():
+        database.execute(INSERT, ("kept",))
+    database.close()
+    died = python(code, path)
+    assert (died.communicate(timeout=60)[1], died.returncode) == ("", 9)
+    assert path.stat().st_size > 500_000
+    with pytest.raises(StoreTrouble, match=r"test\.db failed: .*\."):
+        words(Database(path, SCHEMA, Access.READ_ONLY))
+    database = Database(path, SCHEMA, Access.SHARED)
+    assert words(database) == ["kept"]
+    database.close()
+
+
+# ---- a full disk ----
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_a_file_that_may_not_grow_is_full_and_holds_what_it_held(
+    path: Path, access: Access
+) -> None:
+    """By SQLite's own bound, which it reports as it does a full disk."""
+    database = Database(path, SCHEMA, access)
+    with database.transaction():
+        database.execute(INSERT, ("kept",))
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    says = r"No space to write .*\(SQLITE_FULL\)\."
+    with pytest.raises(StoreFull, match=says), database.transaction():
+        database.execute(INSERT, ("x" * 100_000,))
+    database.execute(f"PRAGMA max_page_count = {pages + 100}")
+    with database.transaction():
+        database.execute(INSERT, ("kept, too",))
+    assert words(database) == ["kept", "kept, too"]
+    database.close()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from zchat.database import Access, Database
+from zchat.errors import StoreFull
+from tests.test_database import INSERT, SCHEMA, words
+
+path, access = Path(sys.argv[1]), Access[sys.argv[2]]
+def most(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+most(0)
+try:
+    Database(path, SCHEMA, access)
+except StoreFull as error:
+    print("making", flush=True)
+most(resource.RLIM_INFINITY)
+database = Database(path, SCHEMA, access)
+most(60_000)
+try:
+    with database.transaction():
+        database.execute(INSERT, ("x" * 100_000,))
+except StoreFull as error:
+    print("writing", flush=True)
+most(resource.RLIM_INFINITY)
+with database.transaction():
+    database.execute(INSERT, ("kept",))
+assert words(database) == ["kept"]
+try:
+    most(1000)
+    database.copy_to(path.with_name("copy.db"))
+except StoreFull as error:
+    assert "copy.db" in str(error)
+    print("copying", flush=True)
+most(resource.RLIM_INFINITY)
+database.copy_to(path.with_name("copy.db"))
+database.close()
+"""
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_a_full_disk_is_told_and_with_room_all_goes_on(path: Path, access: Access) -> None:
+    """While the file is made, while it is written, and while it is copied."""
+    path.parent.mkdir()
+    said = finished(python(FULL_DISK, path, access.name))
+    assert said.split() == ["making", "writing", "copying"]
+    copy = Database(path.with_name("copy.db"), SCHEMA, Access.READ_ONLY)
+    assert words(copy) == ["kept"]
+    copy.close()

@@ -2,6 +2,7 @@
 """The one task runner: sets up `.venv` from the hash locks and runs the project's own commands.
 
     python3 dev.py start [ARG ...]   set up what running needs, then become `zchat start`
+    python3 dev.py join  [ARG ...]   the same, then become `zchat join`
     python3 dev.py test  [ARG ...]   set up what testing needs, then run the whole suite
     python3 dev.py check             style, types, import rules
     python3 dev.py simulate [ARG ...]  both halves under seeds (--steps N --seeds K, --planted)
@@ -23,6 +24,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  this line is for those who have a
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
@@ -51,7 +53,11 @@ def fail(sentence: str) -> NoReturn:
 def alone() -> Iterator[None]:
     """Only one set-up at a time in this checkout."""
     with (HERE / ".venv.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("dev.py: another set-up is under way here; waiting for it ...", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -64,13 +70,15 @@ def wanted_stamp(kind: str) -> str:
     """What `.venv` must be made from: the lock, how we install, this Python, this place."""
     project = tomllib.loads((HERE / "pyproject.toml").read_text("utf-8"))
     installs = project["build-system"], project["project"]
-    made_from = repr((sys.version, sys.executable, str(HERE), installs)).encode()
+    # Not sys.executable: with .venv activated it is another one, of the same Python.
+    made_from = repr((sys.version, sys.base_prefix, str(HERE), installs)).encode()
     return hashlib.sha256(made_from + LOCKS[kind].read_bytes()).hexdigest()
 
 
 def is_fresh(kind: str) -> bool:
     """Whether a finished set-up of this kind stands there."""
-    return stamp(kind).is_file() and stamp(kind).read_text() == wanted_stamp(kind)
+    made = PYTHON.exists() and stamp(kind).is_file()
+    return made and stamp(kind).read_text() == wanted_stamp(kind)
 
 
 def pip(*arguments: str) -> None:
@@ -118,10 +126,10 @@ def run(*command: str) -> None:
         sys.exit(done.returncode)
 
 
-def start(arguments: list[str]) -> None:
-    """Become `zchat start`."""
+def become(command: str, arguments: list[str]) -> None:
+    """Become a command of zchat."""
     set_up("run")
-    os.execv(PYTHON, [str(PYTHON), "-m", "zchat", "start", *arguments])
+    os.execv(PYTHON, [str(PYTHON), "-m", "zchat", command, *arguments])
 
 
 def test(arguments: list[str]) -> None:
@@ -161,7 +169,8 @@ def simulate(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "start": start,
+    "start": functools.partial(become, "start"),
+    "join": functools.partial(become, "join"),
     "test": test,
     "check": check,
     "simulate": simulate,
@@ -175,7 +184,12 @@ def main() -> None:
     if command is None:
         print((__doc__ or "").strip(), file=sys.stderr)
         sys.exit(2)
-    command(sys.argv[2:])
+    try:
+        command(sys.argv[2:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, subprocess.CalledProcessError) as error:
+        fail(f"{error}. Mend that and run the same command again; nothing half-made is used.")
 
 
 if __name__ == "__main__":

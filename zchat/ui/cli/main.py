@@ -110,7 +110,7 @@ def _open_standard_streams() -> None:
 
 def _run() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="zchat", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except ZchatError as error:

@@ -35,6 +35,7 @@ from zchat.broker.core import Peer
 from zchat.broker.send import Send
 from zchat.clock import Clock
 from zchat.database import Access
+from zchat.errors import ZchatError
 from zchat.lab.lies import parse_lie
 from zchat.lab.rogue import Lie, LyingLog, Rogue
 from zchat.member.core import Core, Do
@@ -84,11 +85,14 @@ NOT_YET: dict[str, str] = {
 
 
 def red(row: Callable[[], object], *defences: str, because: str) -> None:
-    """Take defences away, here and in every process that the row starts: it must fail so."""
+    """Take defences away, here and in every process that the row starts: it must fail so.
+
+    Or the program itself says that it cannot go on.
+    """
     with without(*defences), patch.object(processes, "ZCHAT", command(defences)):
         try:
             row()
-        except AssertionError as failure:
+        except (AssertionError, ZchatError) as failure:
             assert re.search(because, str(failure)), f"red for another reason: {failure}"
         else:
             pytest.fail(f"the row holds without {', '.join(defences)}: it shows nothing")

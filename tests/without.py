@@ -185,6 +185,19 @@ def _() -> Patches:
     return [patch.object(CheckedLog, "_fold", fold)]
 
 
+@defence("ends at its head")
+def _() -> Patches:
+    """A batch may end before or behind the head it comes with."""
+    honest = CheckedLog._check_entries
+
+    def check(
+        self: CheckedLog, word: Entries, items: list[Item], head: Head, **how: Any
+    ) -> checked.Segment:
+        return honest(self, word, items, head._replace(n=word.first + len(items) - 1), **how)
+
+    return [patch.object(CheckedLog, "_check_entries", check)]
+
+
 @defence("ids once")
 def _() -> Patches:
     """An id may stand in a log twice, and a replica does not mind."""

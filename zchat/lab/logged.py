@@ -29,16 +29,18 @@ _GROUP_ORDER = (1 << 252) + 27742317777372353535851937790883648493  # RFC 8032, 
 class Drop(Late):
     """Forgets posts before they are logged.
 
-    Forgets a share of the posts before they are in the log. Threema's server could hold
-    messages back unseen (2023). Here the author sees no tick, and the author's next message,
-    numbered by its author, shows the others that one is missing.
+    Forgets a share of the posts before they are in the log, or only the one that comes
+    at-th. Threema's server could hold messages back unseen (2023). Here the author sees no
+    tick, and the author's next message, numbered by its author, shows the others that one is
+    missing.
     """
 
     name = "drop"
 
-    def __init__(self, share: float = 0.1, after: int = 0, seed: int = 0) -> None:
+    def __init__(self, share: float = 0.1, after: int = 0, seed: int = 0, at: int = 0) -> None:
         super().__init__(after)
         self._share = share
+        self.at = at
         self._random = random.Random(seed or secrets.randbits(32))  # noqa: S311  no secret
         self._dropped: set[bytes] = set()
         self._skipped: dict[tuple[bytes, bytes], int] = {}
@@ -46,11 +48,16 @@ class Drop(Late):
     def on_post(self, route: bytes, word: Post, envelope: bytes) -> list[tuple[Post, bytes]]:
         super().on_post(route, word, envelope)
         key, entry_id = (route, word.room), envelope_id(envelope)
-        if self.lies_now and (entry_id in self._dropped or self._random.random() < self._share):
+        if entry_id in self._dropped or self._forgets():
             self._dropped.add(entry_id)
             self._skipped[key] = self._skipped.get(key, 0) + 1
             return []
         return [(Post(room=word.room, k=max(1, word.k - self._skipped.get(key, 0))), envelope)]
+
+    def _forgets(self) -> bool:
+        if self.at:
+            return self.posts == self.at
+        return self.lies_now and self._random.random() < self._share
 
     def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
         if isinstance(word, Stored):

@@ -86,15 +86,15 @@ class Late(Lie):
 
     def __init__(self, after: int) -> None:
         self._after = after
-        self._posts = 0
+        self.posts = 0
 
     def on_post(self, route: bytes, word: Post, envelope: bytes) -> list[tuple[Post, bytes]]:
-        self._posts += 1
+        self.posts += 1
         return [(word, envelope)]
 
     @property
     def lies_now(self) -> bool:
-        return self._posts > self._after
+        return self.posts > self._after
 
 
 def flipped(envelope: bytes | None, at: int) -> bytes:

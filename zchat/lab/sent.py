@@ -27,7 +27,6 @@ from zchat.protocol.wire import (
 )
 
 _SMALLEST_ENVELOPE = 183 + 512
-_ENOUGH_TO_SHUFFLE = 4
 
 
 class ToOne(Late):
@@ -172,16 +171,17 @@ class Reorder(ToOne):
 class Shuffle(ToOne):
     """Lets batches overtake each other.
 
-    Holds batches back and sends them in another order, whole as they are. Threema's server
+    Holds some batches back and sends them in another order, whole as they are. Threema's server
     could (2023). Here a batch says where it stands: what comes too early is asked for again,
     and everybody shows one order.
     """
 
     name = "shuffle"
 
-    def __init__(self, member: int = 0, after: int = 0, seed: int = 0) -> None:
+    def __init__(self, member: int = 0, after: int = 0, seed: int = 0, hold: int = 4) -> None:
         super().__init__(member, after)
         self._random = random.Random(seed or secrets.randbits(32))  # noqa: S311  no secret
+        self._hold = hold
         self._held: list[tuple[int, Frames]] = []
         self._releasing: list[tuple[int, Frames]] = []
 
@@ -198,7 +198,7 @@ class Shuffle(ToOne):
         return [frames]
 
     def on_turn(self) -> list[Send]:
-        if len(self._held) < _ENOUGH_TO_SHUFFLE:
+        if len(self._held) < self._hold:
             return []
         self._random.shuffle(self._held)
         self._releasing, self._held = self._held, []

@@ -139,6 +139,7 @@ class Presence:
 
     def _left(self, key: bytes) -> Change | None:
         self._asks.pop(key, None)
+        self._names.pop(key, None)
         if self._heard_at.pop(key, None) is None:
             return None
         return Change(key, here=False)

@@ -12,7 +12,7 @@ lock writes it, another process of the same member goes on from its end in memor
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,7 @@ from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
 from zchat.protocol.seal import open_envelope, reopen_envelope, seal
 
 _LONGEST_STEP_S = 1.0
+_MOST_REMEMBERED = 10_000  # of keys, which anybody who has the passphrase can make up
 _SLICE = 16  # envelopes that one core opens at a time
 _LONG_WAY = 2_000  # entries to go, from where the newest are asked for ahead of them
 _GLIMPSED = 60
@@ -91,14 +92,19 @@ class _Judgements:
         self._muted: dict[bytes, bool] = {}
 
     def is_verified(self, key: bytes) -> bool:
-        if key not in self._verified:
-            self._verified[key] = self._vault.is_verified(self._tag, key)
-        return self._verified[key]
+        return self._remembered(self._verified, key, self._vault.is_verified)
 
     def is_muted(self, key: bytes) -> bool:
-        if key not in self._muted:
-            self._muted[key] = self._vault.is_muted(self._tag, key)
-        return self._muted[key]
+        return self._remembered(self._muted, key, self._vault.is_muted)
+
+    def _remembered(
+        self, known: dict[bytes, bool], key: bytes, ask: Callable[[bytes, bytes], bool]
+    ) -> bool:
+        if key not in known:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            known[key] = ask(self._tag, key)
+        return known[key]
 
     def wrote(self, incarnation: bytes) -> bool:
         return self._vault.wrote(incarnation)
@@ -506,6 +512,8 @@ class Room:
         """Once per member and kind: a beat comes every minute."""
         if (key, verdict) in self._warned:
             return []
+        if len(self._warned) >= _MOST_REMEMBERED:
+            self._warned.clear()
         self._warned.add((key, verdict))
         return self.with_fault(rows)
 

@@ -157,6 +157,23 @@ def test_processes_can_make_and_write_a_shared_file_at_once(path: Path) -> None:
         assert own == [f"{number} {i}" for i in range(20)]
 
 
+def test_who_finds_a_file_empty_that_another_one_makes_just_then_takes_it(path: Path) -> None:
+    """Between the look and the lock there is room for the other."""
+
+    class Slow(Database):
+        def _is_empty(self) -> bool:
+            found = super()._is_empty()
+            if found:
+                Database(path, SCHEMA, Access.SHARED).close()
+            return found
+
+    database = Slow(path, SCHEMA, Access.SHARED)
+    with database.transaction():
+        database.execute(INSERT, ("word",))
+    assert words(database) == ["word"]
+    database.close()
+
+
 # ---- what cannot be opened ----
 
 
@@ -300,6 +317,14 @@ def test_a_death_in_a_shared_file_is_rolled_back_by_the_next_writer(path: Path) 
     database = Database(path, SCHEMA, Access.SHARED)
     assert words(database) == ["kept"]
     database.close()
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(path: Path) -> None:
+    database = Database(path, SCHEMA, Access.SHARED)
+    database.close()
+    with pytest.raises(StoreTrouble, match="closed database"):
+        database.copy_to(path.with_name("copy.db"))
+    assert not path.with_name("copy.db").exists()
 
 
 # ---- a full disk ----

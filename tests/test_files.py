@@ -148,11 +148,12 @@ from pathlib import Path
 from zchat.errors import StoreFull
 from zchat.files import write_private
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
     write_private(Path(sys.argv[1]), bytes(100_000))
 except StoreFull as error:
     print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 
 

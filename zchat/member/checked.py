@@ -85,6 +85,7 @@ class CheckedLog:
         self._replica = replica
         self._lineage: tuple[Genesis, ...] = ()
         self._ancestors: dict[bytes, list[bytes]] = {}
+        self._compared: set[bytes] = set()  # former logs whose past was compared with its claim
         self._promised: set[Head] = set()  # signed heads that we cannot compare yet
         self.log = NO_LOG
         self.head = NO_HEAD
@@ -169,12 +170,15 @@ class CheckedLog:
         lineage = self._read_lineage(word)
         if lineage[0].log != word.log:
             raise ServerContradiction("its log is not the one it was born as")
-        child = next((log for log in lineage if log.parent == self.log), None)
-        if child is None:
+        parents = [log.parent for log in lineage]
+        if self.log not in parents:
             raise ServerContradiction("it shows another log of this room that does not name ours")
+        since = lineage[: parents.index(self.log) + 1]
+        child = since[-1]
         if child.parent_n <= self.n and self.hash_at(child.parent_n) != child.parent_hash:
             raise ServerContradiction("its new log claims a past that ours never had")
-        return Segment(Step.NEW_LOG, [], head, word.lineage, min(child.parent_n, self.n))
+        kept = min(self.n, *(log.parent_n for log in since))
+        return Segment(Step.NEW_LOG, [], head, word.lineage, kept)
 
     def _check_end(self, word: Entries, head: Head) -> Segment:
         if head.n > self.n:
@@ -190,16 +194,17 @@ class CheckedLog:
         if head.n != word.first + len(items) - 1:
             raise ServerContradiction("it sent entries that do not end at their head")
         if word.first > self.n + 1:
+            self._promise(head)
             return Segment(Step.GAP, [], head)
         before = word.log if self.log == NO_LOG else self.hash_at(word.first - 1)
         if word.before != before:
             raise ServerContradiction(
                 f"its log before #{word.first} is not the one it showed us",
-                self._proof_by_segment(word, items, head),
+                self._proof_of_past(word, items, head),
             )
         entries = self._fold(word, items, head)
         if self.n >= word.first:
-            self._compare_overlap(entries, head)
+            self._compare_overlap(word, items, entries, head)
         fresh = entries[max(0, self.n + 1 - word.first) :]
         self._check_ids(fresh, head, asked_ids=asked_ids)
         step = Step.ON if fresh else Step.IN_STEP
@@ -216,12 +221,14 @@ class CheckedLog:
             raise ServerContradiction(f"entries up to #{head.n} do not fit the head it signed")
         return entries
 
-    def _compare_overlap(self, entries: list[Entry], head: Head) -> None:
+    def _compare_overlap(
+        self, word: Entries, items: list[Item], entries: list[Entry], head: Head
+    ) -> None:
         known = [entry for entry in entries if entry.n <= self.n]
         if known[-1].hash != self.hash_at(known[-1].n):
             raise ServerContradiction(
                 f"it shows another #{known[-1].n} than before",
-                self._proof_by_ids(head, [entry.id for entry in entries]),
+                self._proof_of_past(word, items, head),
             )
 
     def _check_ids(self, entries: list[Entry], head: Head, *, asked_ids: bool) -> None:
@@ -237,20 +244,14 @@ class CheckedLog:
         if withheld and not asked_ids:
             raise ServerContradiction("it holds back messages that it has not dropped")
 
-    def _proof_by_segment(
-        self, word: Entries, items: list[Item], head: Head
-    ) -> Contradiction | None:
-        """Entries that follow on our end, by their number, but fold from another hash."""
-        if word.first != self.n + 1:
-            return None
-        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
-        return self._contradiction(head, ids, word.before)
-
-    def _proof_by_ids(self, head: Head, ids: list[bytes]) -> Contradiction | None:
-        """A head beyond our end over ids that fold from it, or one at or below our end."""
+    def _proof_of_past(self, word: Entries, items: list[Item], head: Head) -> Contradiction | None:
+        """What it sent folds from another hash at our end than ours, or from one below."""
         if head.n <= self.n:
             return self.proof_against(head)
-        return self._contradiction(head, ids[len(ids) - (head.n - self.n) :], b"")
+        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
+        known = self.n + 1 - word.first
+        start = [word.before, *chain(word.before, word.first, ids[:known])][-1]
+        return self._contradiction(head, ids[known:], start)
 
     def _proof_of_repetition(self, head: Head, fresh: list[bytes]) -> Contradiction:
         """Both places of the id must lie between the heads: where one is known, from h0 on."""
@@ -371,10 +372,10 @@ class CheckedLog:
         return ahead and head.n > self.n
 
     def _promise(self, head: Head) -> None:
-        """Remember a head beyond our end; of too many, the highest."""
+        """Remember a head beyond our end; of too many, those that we get to first."""
         self._promised.add(head)
         if len(self._promised) > _MOST_PROMISED:
-            self._promised.discard(min(self._promised, key=lambda head: head.n))
+            self._promised.discard(max(self._promised, key=lambda head: head.n))
 
     def promised_n(self) -> int:
         """The highest place the server is known to have signed beyond our end; 0 if none."""
@@ -425,8 +426,9 @@ class CheckedLog:
         """A new log's claim on its parent's past, as soon as we hold all of that past."""
         for younger, older in itertools.pairwise(self._lineage):
             end = self._ancestor_end(older.log)
-            if end != younger.parent_n or end > self.n:
+            if end != younger.parent_n or end > self.n or older.log in self._compared:
                 continue
+            self._compared.add(older.log)
             if self._ancestor_hash(older.log, end) != younger.parent_hash:
                 raise ServerContradiction("its log claims a past that it does not hold")
 

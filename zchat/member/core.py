@@ -194,7 +194,8 @@ class Core:
         room = self._rooms.get(word.room)
         done: list[Do] = [Event(word.room, ServerSays(word.code, word.text))]
         if room is not None and entry_id:
-            done += self._post(room, room.give_up(entry_id))
+            outgoing, happenings = room.refused_for_good(entry_id)
+            done += [*self._tell(room, happenings), *self._post(room, outgoing)]
         return done
 
     def _tell(self, room: Room, happenings: Iterable[Happening]) -> list[Do]:

@@ -8,7 +8,11 @@ Unicode confusables table (confusable-homoglyphs), after NFKC and case folding.
 import unicodedata
 from functools import lru_cache
 
-_INVISIBLE = {"Cf", "Mn", "Me", "Cc", "Zs"}
+_INVISIBLE = {"Cf", "Mn", "Me", "Cc"}
+_PUNCTUATION = " -_.'()&+@!?"  # that a name may hold; the rest could pass for what stands around it
+_COLON_LETTERS = "\u02d0\ua789\uff1a"
+_INSTEAD = "\u00b7"
+_BLANKS = "\u115f\u1160\u2065\u2800\u3164\uffa0"  # drawn as nothing, and of other categories
 
 
 def key_mark(key: bytes) -> str:
@@ -19,9 +23,12 @@ def key_mark(key: bytes) -> str:
 @lru_cache(maxsize=4096)
 def skeleton(name: str) -> str:
     """What is left of a name when everything that looks alike is made the same."""
-    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
-    letters = [char for char in decomposed if unicodedata.category(char) not in _INVISIBLE]
-    return "".join(map(_prototype, letters)).replace("rn", "m").replace("vv", "w")
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    decomposed = unicodedata.normalize("NFKD", folded)
+    visible = [c for c in decomposed if unicodedata.category(c) not in _INVISIBLE | {"Zs"}]
+    letters = [c for c in visible if unicodedata.category(c)[0] in "LN" and c not in _BLANKS]
+    plain = "".join(map(_prototype, letters or visible))
+    return plain.replace("rn", "m").replace("vv", "w")
 
 
 @lru_cache(maxsize=4096)
@@ -33,6 +40,9 @@ def _prototype(char: str) -> str:
         return "o"
     if char.isascii():
         return char
+    small_capital = unicodedata.name(char, "").removeprefix("LATIN LETTER SMALL CAPITAL ")
+    if len(small_capital) == 1:
+        return _prototype(small_capital.casefold())
     from confusable_homoglyphs import confusables
 
     found = confusables.is_confusable(char, greedy=True, preferred_aliases=[])
@@ -57,5 +67,15 @@ class NameBook:
 
 
 def shown_name(key: bytes, name: str, *, trusted: bool) -> str:
-    """A name as a screen shows it: with its key mark unless the key is known to be whose it is."""
-    return name if trusted else f"{name}~{key_mark(key)}"
+    """A name as a screen shows it: with its key mark unless the key is known to be whose it is.
+
+    Colons, tildes and their like become dots: "alice: ..." as a name must not pass for her line.
+    """
+    plain = "".join(map(_harmless, name))
+    return plain if trusted else f"{plain}~{key_mark(key)}"
+
+
+def _harmless(char: str) -> str:
+    category = unicodedata.category(char)
+    is_mark = category[0] in "PS" and category != "So" and char not in _PUNCTUATION
+    return _INSTEAD if is_mark or char in _COLON_LETTERS else char

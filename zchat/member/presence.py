@@ -3,7 +3,8 @@
 Theory of operation. A beat carries a random `ask` of its own and echoes the last asks its author
 heard. Who hears an echo of an ask it sent at time t knows that the other was alive after t, and, if
 the other's checked place is not above one's own, that nothing older is being held back: "fresh as
-of t". Recorded or delayed beats prove nothing, and no clock but one's own is used.
+of t". Recorded or delayed beats prove nothing, and no clock but one's own is used. Whoever is heard
+is expected to prove it soon; only a beat that echoes us says that somebody came, or left.
 
 Rules of this file: time in seconds (monotonic) and randomness come in as arguments; a beat from
 this very process (echoed by nobody) changes nothing.
@@ -54,11 +55,14 @@ class Presence:
         self._rhythm = rhythm
         self._heard_at: dict[bytes, float] = {}
         self._names: dict[bytes, str] = {}
+        self._proved_at: dict[bytes, float] = {}  # of those, who echoed us
+        self._counts: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()
         self._asks: OrderedDict[bytes, bytes] = OrderedDict()  # by author, newest last
         self._own_asks: OrderedDict[bytes, float] = OrderedDict()
         self._count = 0
         self._next_at = now
         self._fresh_at = now
+        self._expected_since = now
 
     @property
     def interval_s(self) -> float:
@@ -69,7 +73,7 @@ class Presence:
     def here(self, now: float) -> frozenset[bytes]:
         """Whose beats were heard not long ago."""
         recent = now - _STALE_INTERVALS * self.interval_s
-        return frozenset(key for key, at in self._heard_at.items() if at >= recent)
+        return frozenset(key for key, at in self._proved_at.items() if at >= recent)
 
     def name_of(self, key: bytes) -> str:
         """What a member heard here calls itself."""
@@ -111,24 +115,42 @@ class Presence:
         self, key: bytes, beat: Beat, now: float, *, vouches: bool, jitter: float
     ) -> Change | None:
         """A beat came. `vouches`: by a known key, its place not above ours and on our chain."""
+        if not self._is_newer(key, beat):
+            return None
+        asked_at = [self._own_asks[ask] for ask in beat.echo if ask in self._own_asks]
         if beat.leaving:
-            return self._left(key)
+            return self._left(key) if asked_at else None
         self._forget(now)
-        is_new = key not in self._heard_at
-        if is_new and not self._heard_at:
-            self._fresh_at = now
+        if key not in self._heard_at:
+            self._expect(now, jitter)
         self._heard_at[key] = now
         self._names[key] = beat.name
         self._asks[key] = beat.ask
         self._asks.move_to_end(key)
         if vouches:
-            asked_at = (self._own_asks[ask] for ask in beat.echo if ask in self._own_asks)
             self._fresh_at = max([self._fresh_at, *asked_at])
-        if not is_new:
+        if not asked_at:
             return None
+        is_new = key not in self._proved_at
+        self._proved_at[key] = now
+        return Change(key, here=True) if is_new else None
+
+    def _is_newer(self, key: bytes, beat: Beat) -> bool:
+        """Whether this is no beat that was heard before, or one from before it."""
+        name = key, beat.incarnation
+        if self._counts.get(name, 0) >= beat.count:
+            return False
+        self._counts[name] = beat.count
+        if len(self._counts) > _MOST_HEARD:
+            self._counts.popitem(last=False)
+        return True
+
+    def _expect(self, now: float, jitter: float) -> None:
+        """Somebody new is there: say soon that we are, too, so that each can echo the other."""
+        if not self._heard_at:
+            self._expected_since = now
         soon = min(self.interval_s, max(2.0, len(self._heard_at) * 0.1))
         self._next_at = min(self._next_at, now + soon * jitter)
-        return Change(key, here=True)
 
     def _forget(self, now: float) -> None:
         """Who was silent for long is away; a crowd of made-up keys must not fill memory."""
@@ -140,12 +162,13 @@ class Presence:
     def _left(self, key: bytes) -> Change | None:
         self._asks.pop(key, None)
         self._names.pop(key, None)
-        if self._heard_at.pop(key, None) is None:
+        self._heard_at.pop(key, None)
+        if self._proved_at.pop(key, None) is None:
             return None
         return Change(key, here=False)
 
     def stale_s(self, now: float) -> float:
         """Seconds without proof of freshness, once that is worth saying; else 0."""
-        silence = now - self._fresh_at
+        silence = now - max(self._fresh_at, self._expected_since)
         expected = bool(self._heard_at)
         return silence if expected and silence > _STALE_INTERVALS * self.interval_s else 0.0

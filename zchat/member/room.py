@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from zchat.clock import Clock
 from zchat.database import Access
 from zchat.errors import ServerFault, StoreBusy, StoreEmpty, TextTooLong, Unopenable
@@ -56,7 +54,7 @@ from zchat.protocol.body import (
     encode,
     seen_head,
 )
-from zchat.protocol.envelope import EnvelopeClass, envelope_id
+from zchat.protocol.envelope import EnvelopeClass, check_outline, envelope_id
 from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.ledger import NO_HEAD, Head, judge
 from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
@@ -64,6 +62,7 @@ from zchat.protocol.seal import open_envelope, reopen_envelope, seal
 
 _LONGEST_STEP_S = 1.0
 _MOST_REMEMBERED = 10_000  # of keys, which anybody who has the passphrase can make up
+_CRAWL = 100  # entries within the time limit for withheld ones: fewer is next to nothing
 _SLICE = 16  # envelopes that one core opens at a time
 _LONG_WAY = 2_000  # entries to go, from where the newest are asked for ahead of them
 _GLIMPSED = 60
@@ -79,6 +78,7 @@ class RoomStatus(NamedTuple):
     members: int
     missing: int
     stale_s: float
+    behind: int
     fault: str
 
 
@@ -146,6 +146,8 @@ class Room:
         self._is_withheld = False
         self.asks_again = False  # entries are late: join anew before anybody is accused
         self._is_stale = False
+        self.is_slow = False  # delivers next to nothing of what it speaks of
+        self._pace_n, self._pace_s = self.checked.n, 0.0
         self._unconfirmed: set[bytes] = set()
         self._witness = NO_HEAD
         self._has_glimpsed = False
@@ -179,7 +181,7 @@ class Room:
         while n < self.checked.n:
             entries = self._replica.read(self.tag, n + 1, self.checked.n)
             for entry in entries:
-                yield from self.transcript.apply(entry, self._reopen(entry))
+                yield from self.with_fault(self.transcript.apply(entry, self._reopen(entry)))
             n = entries[-1].n
 
     def recall(self) -> list[Happening]:
@@ -221,7 +223,7 @@ class Room:
             segment = self.checked.check(word, items, asked_ids=asked_ids)
         except ServerContradiction as found:
             return Step.CONTRADICTION, self._at_fault(found)
-        self.tip = max(word.tip, self.checked.n)
+        self._believe(word.tip)
         if segment.step in (Step.BEHIND, Step.GONE):
             return segment.step, self._behind(segment)
         if segment.step is Step.NEW_LOG:
@@ -251,9 +253,19 @@ class Room:
             return self._at_fault(found)
         opened = ((entry, self._open(entry.envelope)) for entry in entries)
         messages = (self.transcript.glimpse(entry, readable) for entry, readable in opened)
-        return [Glimpse(tuple(message for message in messages if message))]
+        n, hash_n = entries[-1].n, entries[-1].hash
+        return [Glimpse(tuple(message for message in messages if message), n, hash_n)]
+
+    def bears_out(self, glimpse: Glimpse) -> bool:
+        """Whether the checked log has come to hold what was glimpsed."""
+        return glimpse.n <= self.checked.n and self.checked.hash_at(glimpse.n) == glimpse.hash
 
     # ---- keeping ----
+
+    def _believe(self, tip: int) -> None:
+        """Where the server says its log ends: unsigned, so believed only while it delivers."""
+        signed = max(self.checked.n, self.checked.promised_n())
+        self.tip = signed if self.is_slow else max(signed, tip)
 
     def _keep(self, segment: Segment, *, passed_over: bool) -> list[Happening]:
         opened = self._open_all(segment.entries)
@@ -297,7 +309,7 @@ class Room:
         """How far we are; at the end for the first time, what comes from now on is live."""
         caught_up = self.checked.n >= self.tip
         self.transcript.caught_up = self.transcript.caught_up or caught_up
-        return Progress(self.checked.n, self.tip, caught_up)
+        return Progress(self.checked.n, max(self.tip, self.checked.n), caught_up)
 
     def disconnected(self) -> None:
         """What comes next may be older than it looks."""
@@ -308,14 +320,14 @@ class Room:
     # ---- the server's faults ----
 
     def _at_fault(self, found: ServerContradiction) -> list[Happening]:
-        return self.with_fault([accusation(str(found), 0, found.proof)])
+        return [*self.with_fault([accusation(str(found), 0, found.proof)])]
 
-    def with_fault(self, rows: Iterable[Row]) -> list[Happening]:
+    def with_fault(self, rows: Iterable[Row]) -> list[Row]:
         """The same rows; the first that accuses the server stays with the room, which stops.
 
         What to do about it is said right behind it.
         """
-        told: list[Happening] = []
+        told: list[Row] = []
         for row in rows:
             told.append(row)
             if isinstance(row, Notice) and row.blame is Blame.SERVER and not self.record.fault:
@@ -323,10 +335,12 @@ class Room:
         return told
 
     def _keep_fault(self, accused: Notice) -> Notice:
-        proof = accused.proof
-        path = str(self._vault.save_evidence(self.tag, proof)) if proof and judge(proof) else ""
+        proof, path = accused.proof, ""
         fault = accused.text.removeprefix(ACCUSES)
-        self._save(fault=fault, fault_ms=self._clock.wall_ms(), evidence=path)
+        self._save(fault=fault, fault_ms=self._clock.wall_ms())  # first: it stops the posting
+        if proof and judge(proof):
+            path = str(self._vault.save_evidence(self.tag, proof))
+            self._save(evidence=path)
         shown = f"The proof is in {path} (`zchat evidence check FILE`)" if path else _NO_PROOF
         text = f"Nothing more is sent here. {shown}. {_WHAT_NOW}"
         return Notice(accused.n, State.FORKED, Blame.NOBODY, text)
@@ -336,8 +350,8 @@ class Room:
         self._save(is_unsure=is_unsure)
 
     def _save(self, **changes: object) -> None:
-        self.record = msgspec.structs.replace(self.record, **changes)
-        self._vault.save_room(self.tag, self.record)
+        """Change what the vault knows of the room; another process may have changed the rest."""
+        self.record = self._vault.update_room(self.tag, self.record, **changes)
 
     def _behind(self, segment: Segment) -> list[Happening]:
         """A lower end proves nothing: ask again; the second time it is told."""
@@ -374,6 +388,7 @@ class Room:
 
         Raises TextTooLong, StoreTrouble, and ServerFault once the server contradicted itself.
         """
+        self.record = self._vault.room(self.tag) or self.record  # another process may have found it
         if self.fault and not anyway:
             raise ServerFault(text=self.fault)
         for text in texts:
@@ -421,16 +436,28 @@ class Room:
         self._vault.done(stored)
         return self._outgoing(row for row in pending if row.id not in stored)
 
-    def give_up(self, entry_id: bytes) -> list[Outgoing]:
-        """The broker will never take this envelope: its number is filled with a Void."""
+    def refused_for_good(self, entry_id: bytes) -> tuple[list[Outgoing], list[Happening]]:
+        """The broker says that it will never take this envelope.
+
+        If that is true, its number is filled with a Void. If the envelope is sound, it waits in the
+        outbox: a server must not be able to have its author take a message back.
+        """
         row = next((row for row in self._vault.pending(self.tag) if row.id == entry_id), None)
         if row is None:
-            return []
+            return [], []
+        try:
+            check_outline(row.envelope, EnvelopeClass.LOG)
+        except Unopenable:
+            return self._fill(row), []
+        text = "the server refuses a message of yours that is sound; it stays in your outbox"
+        return [], [Notice(0, State.GAP, Blame.UNKNOWN, text)]
+
+    def _fill(self, row: Pending) -> list[Outgoing]:
         body = Void(self.record.name, row.incarnation, row.seq, self._seen())
         envelope = self._seal(EnvelopeClass.LOG, body)
         filled = row._replace(id=envelope_id(envelope), envelope=envelope)
-        self._vault.replace(entry_id, filled)
-        self._unconfirmed.discard(entry_id)
+        self._vault.replace(row.id, filled)
+        self._unconfirmed.discard(row.id)
         return self._outgoing([filled])
 
     def receipt(self, receipt: Receipt) -> list[Happening]:
@@ -508,7 +535,7 @@ class Room:
             rows.append(Here(key, self._name_of(key, beat.name), change.here))
         return rows
 
-    def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Happening]:
+    def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Row]:
         """Once per member and kind: a beat comes every minute."""
         if (key, verdict) in self._warned:
             return []
@@ -528,7 +555,32 @@ class Room:
         """What the passing of time shows: withheld entries, no proof of freshness."""
         passed = min(now - self._ticked_at, _LONGEST_STEP_S)  # a machine that slept was not waiting
         self._ticked_at = now
-        return [*self._withheld(passed, following=following), *self._staleness(now)]
+        return [
+            *self._withheld(passed, following=following),
+            *self._pace(passed, following=following),
+            *self._staleness(now),
+        ]
+
+    def _pace(self, passed: float, *, following: bool) -> list[Happening]:
+        """A server that delivers next to nothing of what it speaks of, however it excuses itself.
+
+        No verdict, for a bad line looks the same; but from here on what comes is judged as live,
+        and its unsigned word for where the log ends counts no more.
+        """
+        n = self.checked.n
+        if n >= self.tip:
+            self._pace_n, self._pace_s, self.is_slow = n, 0.0, False
+        elif following:
+            self._pace_s += passed
+        if self._pace_s < self._withheld_limit_s:
+            return []
+        crawls, self._pace_n, self._pace_s = n - self._pace_n < _CRAWL, n, 0.0
+        if not crawls or self.is_slow:
+            return []
+        text = f"the server speaks of #{self.tip} and has delivered up to #{n}, next to nothing of"
+        self.is_slow = True
+        self.transcript.caught_up = True
+        return [Notice(0, State.STALE, Blame.UNKNOWN, f"{text} late: it may hold messages back")]
 
     def _withheld(self, passed: float, *, following: bool) -> list[Happening]:
         self.asks_again = False
@@ -565,13 +617,14 @@ class Room:
         stale_s = self.presence.stale_s(now)
         if self.fault or self._is_withheld:
             state = State.FORKED
-        elif stale_s:
+        elif stale_s or self.is_slow:
             state = State.STALE
         elif missing:
             state = State.GAP
         else:
             state = State.OK if verified == len(others) else State.UNVERIFIED
-        return RoomStatus(state, verified, len(others), missing, stale_s, self.fault)
+        behind = max(self.tip - self.checked.n, 0) if self.is_slow else 0
+        return RoomStatus(state, verified, len(others), missing, stale_s, behind, self.fault)
 
     def members(self, now: float) -> list[MemberView]:
         """Who has spoken here, and who is here."""

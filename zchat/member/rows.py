@@ -130,6 +130,8 @@ class Glimpse(NamedTuple):
     """The newest messages, ahead of the checked log: they opened, their past is not checked yet."""
 
     messages: tuple[Message, ...]
+    n: int  # the place they end at, and its hash: our chain must get there
+    hash: bytes
 
 
 class Composed(NamedTuple):

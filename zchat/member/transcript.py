@@ -120,7 +120,10 @@ class Transcript:
     def _unreadable(self, entry: Entry) -> list[Row]:
         if entry.n <= self._checked.expired:
             last = self._checked.expired
-            text = f"messages #{entry.n}-#{last} are no longer kept by the server"
+            text = (
+                f"messages #{entry.n}-#{last} are no longer kept by the server, "
+                "and were never shown here"
+            )
             notice = Notice(entry.n, State.GAP, Blame.UNKNOWN, text)
             return self._warn_once(("expired", last), notice)
         text = f"unreadable entry #{entry.n}, from a member or the server"
@@ -201,7 +204,7 @@ class Transcript:
         else:
             text = "this profile was used elsewhere, or restored from a copy"
         notice = Notice(n, State.KEY_CHANGED, Blame.UNKNOWN, text)
-        return self._warn_once(("own", incarnation), notice)
+        return self._warn_once(("own", incarnation, self.caught_up), notice)
 
     # ---- the history that an author counter-signed ----
 

@@ -237,16 +237,31 @@ class Vault:
         return Author(self.master_seed, RoomKeys(known.record.root)).public
 
     def save_room(self, tag: bytes, record: RoomRecord) -> None:
-        """Remember a room, or what changed about it, as used just now."""
+        """Remember a room as it is given, as used just now: whoever may say what its fields are."""
+        with self._db.transaction():
+            self._write_room(tag, record)
+
+    def _write_room(self, tag: bytes, record: RoomRecord) -> None:
         sealed = self._seal(msgspec.msgpack.encode(record))
         now_ms = time.time_ns() // 1_000_000
+        self._db.execute(
+            "INSERT INTO rooms VALUES (?, ?, x'', ?)"
+            " ON CONFLICT (tag) DO UPDATE SET sealed = excluded.sealed, used_ms = excluded.used_ms",
+            (tag, sealed, now_ms),
+        )
+
+    def update_room(self, tag: bytes, made: RoomRecord, **changes: object) -> RoomRecord:
+        """Change some fields of a room, whatever other processes changed; `made` if it is new here.
+
+        The first fault of the server stays: what accuses it again changes nothing of it.
+        """
         with self._db.transaction():
-            self._db.execute(
-                "INSERT INTO rooms VALUES (?, ?, x'', ?)"
-                " ON CONFLICT (tag) DO UPDATE SET sealed = excluded.sealed,"
-                " used_ms = excluded.used_ms",
-                (tag, sealed, now_ms),
-            )
+            record = self.room(tag) or made
+            if record.fault and "fault" in changes:
+                return record
+            changed = msgspec.structs.replace(record, **changes)
+            self._write_room(tag, changed)
+        return changed
 
     def forget_room(self, tag: bytes) -> None:
         """Forget a room, its outbox and its incarnations, and remove its replica."""
@@ -269,7 +284,10 @@ class Vault:
         return Head.unpack(row[0]) if row and row[0] else NO_HEAD
 
     def save_witness(self, tag: bytes, head: Head) -> None:
+        """Keep the head of a receipt, if it is higher than what is kept."""
         with self._db.transaction():
+            if self.witness(tag).n >= head.n > 0:
+                return
             self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (head.packed, tag))
 
     def save_evidence(self, tag: bytes, found: Contradiction) -> Path:

@@ -195,9 +195,6 @@ class LineChat:
             pass  # their first message says as much
         elif isinstance(row, Notice) and row.blame is Blame.SERVER:
             self._print("fault", f"!! {safe_line(row.text)}")
-            self._print(
-                "fault", "!! Posting has stopped; reading goes on. Tell the others by another way."
-            )
         else:
             loud = isinstance(row, Notice) and row.state is State.KEY_CHANGED
             self._print("warn" if loud else "note", other_line(row))
@@ -321,6 +318,8 @@ class LineChat:
         parts.append(f"checked to {clock_time(self._checked_ms)}")
         if status.missing:
             parts.append(f"gap: {status.missing} missing")
+        if status.behind:
+            parts.append(f"{status.behind} behind")
         if status.stale_s:
             parts.append(f"stale {in_words(status.stale_s)}")
         parts += ["server: no faults seen", _LIMIT_NOTE]

@@ -20,6 +20,8 @@ LINE_BREAK = "⏎"
 
 _MAX_MARKS = 4
 _JOINERS = "\u200c\u200d"  # emoji sequences and several scripts need them
+# Letters and marks that are drawn as nothing: fillers, the grapheme joiner, an empty Braille cell.
+_BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
 _RIGHT_TO_LEFT = {"R", "AL", "AN"}
 _FENCE = ("\u2068", "\u2069")  # first strong isolate, pop isolate
 
@@ -43,7 +45,7 @@ def _fenced(row: str) -> str:
     if row.isascii() and row.isprintable():
         return row
     shown = "".join(_visible(row))
-    if len(shown) < len(row) and _was_hidden(row):
+    if _was_hidden(row):
         shown += REMOVED_NOTE
     if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in shown):
         return shown.join(_FENCE)
@@ -73,8 +75,9 @@ def _caret(char: str) -> str:
 
 
 def _is_hidden(char: str, category: str) -> bool:
-    """Format characters: bidi controls, tags, zero widths, byte order marks."""
-    return (category == "Cf" and char not in _JOINERS) or 0xE0000 <= ord(char) <= 0xE0FFF
+    """Format characters: bidi controls, tags, zero widths, byte order marks; and blanks."""
+    formats = category == "Cf" and char not in _JOINERS
+    return formats or char in _BLANKS or 0xE0000 <= ord(char) <= 0xE0FFF
 
 
 def _was_hidden(row: str) -> bool:

@@ -124,7 +124,7 @@ class Visit:
                     glimpse(event.what)
                 elif isinstance(event.what, Row):
                     keep.add(event.what)
-                    if is_fault(event.what):
+                    if is_fault(event.what) or self.room.is_slow:
                         return
             self._check_patience(now - quiet_since)
             if not self.client.online and now - quiet_since > CONNECT_PATIENCE_S:
@@ -185,9 +185,14 @@ class Visit:
             return
         is_empty = self.room.checked.n == 0
         if is_empty and not may_be_empty:
-            self._vault.forget_room(self.room.tag)
+            self._forget_attempt()
             raise EmptyRoom(room=self.room.record.room)
         if is_empty and self._strength_bits < ENOUGH_BITS and not may_be_weak:
-            self._vault.forget_room(self.room.tag)
+            self._forget_attempt()
             raise WeakPassphrase(dollars=price(self._strength_bits))
         self.room.remember(is_unsure=is_empty and not is_meant)
+
+    def _forget_attempt(self) -> None:
+        """Leave nothing behind, unless another process of this member has settled in meanwhile."""
+        if self._vault.room(self.room.tag) is None:
+            self._vault.forget_room(self.room.tag)

@@ -17,6 +17,7 @@ from zchat.errors import CannotListen, Exit, StoreBusy
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite, parse_invite
 from zchat.member.profile import Opened, Place, Profile, same_place
+from zchat.member.room import Room
 from zchat.member.rows import Glimpse
 from zchat.protocol.words import canonical_room_name, generate_passphrase
 from zchat.ui.cli.access import (
@@ -124,7 +125,7 @@ async def _stay(
         if is_interactive():
             glimpser = _Glimpser(history)
             await visit.arrive(history, show_progress, glimpser.show)
-            glimpser.checked(visit.room.checked.n)
+            glimpser.settle(visit.room)
         else:
             await visit.arrive(history, show_progress)
         if visit.is_new_here and visit.room.checked.n == 0 and not made_here:
@@ -156,23 +157,28 @@ class _Glimpser:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._upto = 0
+        self._shown: Glimpse | None = None
 
     def show(self, glimpse: Glimpse) -> None:
         """The newest messages, once."""
-        if self._upto or not glimpse.messages:
+        if self._shown or not glimpse.messages:
             return
-        self._upto = glimpse.messages[-1].n
+        self._shown = glimpse
         for message in glimpse.messages:
             for line in message_lines(message):
                 data(line)
-        say(f"-- the newest of {self._upto:,} messages; the ones before are being checked ...")
+        say(f"-- the newest of {glimpse.n:,} messages; the ones before are being checked ...")
 
-    def checked(self, n: int) -> None:
-        """The log is checked up to n: what was shown need not be shown again."""
-        if self._upto and n >= self._upto:
-            self._history.drop_shown(self._upto)
-            say(f"-- checked: #1-#{n:,} are one signed history, and what is above belongs to it")
+    def settle(self, room: Room) -> None:
+        """What was shown need not be shown again, if the checked log holds it."""
+        if self._shown is None:
+            return
+        if room.fault or not room.bears_out(self._shown):
+            say("!! what stands above was never checked; what the checked history holds follows")
+            return
+        self._history.drop_shown(self._shown.n)
+        n = room.checked.n
+        say(f"-- checked: #1-#{n:,} are one signed history, and what is above belongs to it")
 
 
 # ---- start ----

@@ -372,9 +372,9 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout) -> None:
     for process in (first, second):
         process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 5
-    asked = checkout.asked
-    assert asked.count("made") == 1
-    assert asked.count("-m|zchat|start") == 2
+    lock = str(checkout.folder / "requirements.lock")
+    set_up = [line.format(lock=lock) for line in SET_UP]
+    assert checkout.asked == [*set_up, "-m|zchat|start", "-m|zchat|start"]
 
 
 def test_an_active_environment_makes_no_difference(checkout: Checkout, tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_an_active_environment_makes_no_difference(checkout: Checkout, tmp_path:
 
 
 def test_running_and_testing_share_one_environment(checkout: Checkout) -> None:
-    """What testing needs is added to what running needs; running needs no more after it."""
+    """What testing needs is added to what running needs."""
     checkout.stand_in()
     checkout.dev("start")
     assert "made" in checkout.asked
@@ -398,6 +398,15 @@ def test_running_and_testing_share_one_environment(checkout: Checkout) -> None:
     assert "made" not in asked
     assert any(line.endswith("requirements-dev.lock") for line in asked)
     assert asked[-1] == "-m|pytest|-x"
+    checkout.dev("start")
+    assert checkout.asked == ["-m|zchat|start"]
+
+
+def test_who_can_test_can_run(checkout: Checkout) -> None:
+    """What testing needs holds what running needs: no second set-up."""
+    checkout.stand_in()
+    checkout.dev("test", "-x")
+    assert checkout.asked[0] == "made"
     checkout.dev("start")
     assert checkout.asked == ["-m|zchat|start"]
 

@@ -200,11 +200,11 @@ class CheckedLog:
         if word.before != before:
             raise ServerContradiction(
                 f"its log before #{word.first} is not the one it showed us",
-                self._proof_of_past(word, items, head),
+                self._proof_of_past(word, list(map(_id_of, items)), head),
             )
         entries = self._fold(word, items, head)
         if self.n >= word.first:
-            self._compare_overlap(word, items, entries, head)
+            self._compare_overlap(word, entries, head)
         fresh = entries[max(0, self.n + 1 - word.first) :]
         self._check_ids(fresh, head, asked_ids=asked_ids)
         step = Step.ON if fresh else Step.IN_STEP
@@ -213,22 +213,20 @@ class CheckedLog:
     def _fold(self, word: Entries, items: list[Item], head: Head) -> list[Entry]:
         previous = word.before
         entries = []
-        for n, (bare_id, envelope) in enumerate(items, word.first):
-            entry_id = bare_id if envelope is None else envelope_id(envelope)
+        for n, item in enumerate(items, word.first):
+            entry_id = _id_of(item)
             previous = link(previous, n, entry_id)
-            entries.append(Entry(n, entry_id, previous, envelope))
+            entries.append(Entry(n, entry_id, previous, item.envelope))
         if previous != head.hash:
             raise ServerContradiction(f"entries up to #{head.n} do not fit the head it signed")
         return entries
 
-    def _compare_overlap(
-        self, word: Entries, items: list[Item], entries: list[Entry], head: Head
-    ) -> None:
+    def _compare_overlap(self, word: Entries, entries: list[Entry], head: Head) -> None:
         known = [entry for entry in entries if entry.n <= self.n]
         if known[-1].hash != self.hash_at(known[-1].n):
             raise ServerContradiction(
                 f"it shows another #{known[-1].n} than before",
-                self._proof_of_past(word, items, head),
+                self._proof_of_past(word, [entry.id for entry in entries], head),
             )
 
     def _check_ids(self, entries: list[Entry], head: Head, *, asked_ids: bool) -> None:
@@ -244,11 +242,10 @@ class CheckedLog:
         if withheld and not asked_ids:
             raise ServerContradiction("it holds back messages that it has not dropped")
 
-    def _proof_of_past(self, word: Entries, items: list[Item], head: Head) -> Contradiction | None:
+    def _proof_of_past(self, word: Entries, ids: list[bytes], head: Head) -> Contradiction | None:
         """What it sent folds from another hash at our end than ours, or from one below."""
         if head.n <= self.n:
             return self.proof_against(head)
-        ids = [item.bare_id or envelope_id(item.envelope or b"") for item in items]
         known = self.n + 1 - word.first
         start = [word.before, *chain(word.before, word.first, ids[:known])][-1]
         return self._contradiction(head, ids[known:], start)
@@ -431,6 +428,10 @@ class CheckedLog:
             self._compared.add(older.log)
             if self._ancestor_hash(older.log, end) != younger.parent_hash:
                 raise ServerContradiction("its log claims a past that it does not hold")
+
+
+def _id_of(item: Item) -> bytes:
+    return item.bare_id if item.envelope is None else envelope_id(item.envelope)
 
 
 def _start(log: bytes) -> Head:

@@ -40,6 +40,7 @@ from zchat.protocol.limits import MAX_MESSAGE_BYTES
 
 _TICK_S = 0.1
 _FAREWELL_MS = 300
+_SHORTEST_LIFE_S = 1.0  # of a socket, or a server could have us make one after the other
 
 # Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
 _DEALER_OPTIONS: dict[int, int] = {
@@ -183,7 +184,9 @@ class Client:
     async def _run(self) -> None:
         try:
             while True:
+                not_before = self._clock.now() + _SHORTEST_LIFE_S
                 await self._use_one_socket()
+                await asyncio.sleep(max(0.0, not_before - self._clock.now()))
         except ZchatError as error:
             self._events.put_nowait(error)
 

@@ -169,7 +169,7 @@ class Core:
         if step in (Step.BEHIND, Step.GONE) and not room.fault:
             done += self._carry_out(self._session.join_again(tag, now, _ASK_AGAIN_S))
         elif step is Step.GAP:
-            done += self._carry_out(self._session.join_again(tag, now))
+            done += self._carry_out(self._session.join_after_gap(tag, now))
         elif step in (Step.IN_STEP, Step.NO_ROOM):
             done += self._carry_out(self._session.agree(tag, now))
         elif step is Step.ON:

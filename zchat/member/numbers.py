@@ -74,6 +74,9 @@ class Incarnation:
         if not self._lows:
             return 0
         highest = self._lows[-1] + len(self._places[-1]) - 1
-        came_late = bisect_right(self._lows, self._expired)
-        excused = self._expired - sum(map(len, self._places[:came_late]))
+        runs = zip(self._lows, map(len, self._places), strict=True)
+        came_late = (
+            min(size, self._expired + 1 - low) for low, size in runs if low <= self._expired
+        )
+        excused = self._expired - sum(came_late)
         return highest - sum(map(len, self._places)) - excused

@@ -47,6 +47,8 @@ from zchat.protocol.wire import (
 _OUTSTANDING_POSTS = 128
 _OUTSTANDING_BYTES = 256 * 1024
 _RETRY_S = 1.0
+_GAP_DELAY_S = 0.25
+_MOST_GAP_DELAY_S = 5.0
 _DEATHS_BEFORE_ONE_BY_ONE = 2
 _DEATHS_BEFORE_PASSING = 5
 
@@ -144,6 +146,7 @@ class _Room:
     joined_at: float = 0.0
     join_at: float | None = None  # when to join again after a refusal or a doubt
     deaths: int = 0  # connections in a row that were lost before this room's JOIN was answered
+    gaps: int = 0  # segments in a row that began beyond our end
     passing: int = 0  # req of the PAGE by which an entry is passed over
     glimpsing: int = 0  # req of the PAGE of the newest entries
     waiting: deque[Outgoing] = field(default_factory=deque)
@@ -247,6 +250,12 @@ class Session:
         room.subscribed = False
         return [Say(encode(Leave(self._next_request(), tag)))]
 
+    def join_after_gap(self, tag: bytes, now: float) -> list[Action]:
+        """Entries were lost in between: ask anew, and ever more slowly where that does not help."""
+        room = self._rooms[tag]
+        room.gaps += 1
+        return self.join_again(tag, now, min((room.gaps - 1) * _GAP_DELAY_S, _MOST_GAP_DELAY_S))
+
     def join_again(self, tag: bytes, now: float, delay_s: float = 0.0) -> list[Action]:
         """Ask anew from the checked end, with a new subscription."""
         room = self._rooms[tag]
@@ -261,7 +270,7 @@ class Session:
         room.log, room.n, room.hash = log, n, hash_n
         room.unacknowledged += received
         told, room.window = room.window, self._timing.window_bytes
-        room.deaths = 0
+        room.deaths = room.gaps = 0
         if room.followed and not room.subscribed and self.phase is Phase.READY:
             return self._join([room], now)
         if room.subscribed and room.unacknowledged * 2 >= max(told, 1):
@@ -344,9 +353,7 @@ class Session:
             return []
         known = set(ids)
         room.waiting = deque(o for o in room.waiting if o.id not in known)
-        while room.under_way and room.under_way[0][1].id in known:
-            room.under_way.popleft()
-            room.posted_at = now
+        self._answered(room, known, now)
         return self._flow(room, now)
 
     def unanswered(self, tag: bytes) -> int:
@@ -431,10 +438,16 @@ class Session:
         room = self._rooms.get(word.room)
         if room is None:
             return []
-        while room.under_way and room.under_way[0][0] <= word.k:
-            room.under_way.popleft()
-            room.posted_at = now
+        self._answered(room, ids, now)
         return [Receipt(word, ids), *self._flow(room, now)]
+
+    @staticmethod
+    def _answered(room: _Room, ids: Iterable[bytes], now: float) -> None:
+        """These posts are answered: by their ids, for a `k` alone proves nothing."""
+        known = set(ids)
+        left = deque(post for post in room.under_way if post[1].id not in known)
+        if len(left) < len(room.under_way):
+            room.under_way, room.posted_at = left, now
 
     def _refused(self, word: Refuse, now: float) -> list[Action]:
         room = self._rooms.get(word.room)
@@ -445,7 +458,9 @@ class Session:
         if word.code == "version" and refused == [b""]:
             raise Incompatible(address=self._address, text=word.text)
         if word.code == "hello-first":
-            return self.opened(now)
+            if self.phase is not Phase.READY:  # HELLO is under way, and has its time limit
+                return []
+            return self._give_up("the server forgot this connection", now)
         for tag in refused:
             del self._awaited[word.req, tag]
             self._ask_later(tag, word, now + max(word.retry_after_ms / 1000, _RETRY_S))
@@ -481,9 +496,7 @@ class Session:
         if self.phase is Phase.DOWN:
             return self._reopen_in_time(now)
         if self._is_silent(now):
-            self._forget_connection()
-            self.phase, self._down_since = Phase.DOWN, now
-            return [Reopen("no answer")]
+            return self._give_up("no answer", now)
         if self._greet_at is not None and now >= self._greet_at:
             return self.opened(now)
         actions: list[Action] = []
@@ -491,6 +504,12 @@ class Session:
             for room in self._rooms.values():
                 actions += self._room_due(room, now)
         return actions
+
+    def _give_up(self, reason: str, now: float) -> list[Action]:
+        """Have the socket replaced."""
+        self._forget_connection()
+        self.phase, self._down_since = Phase.DOWN, now
+        return [Reopen(reason)]
 
     def _room_due(self, room: _Room, now: float) -> list[Action]:
         actions = self._flow(room, now)

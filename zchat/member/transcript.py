@@ -212,11 +212,10 @@ class Transcript:
         head = seen_head(body)
         rows = self.judged(member.key, self._checked.judge(head, n), head, n)
         former = member.seen_n.get(body.incarnation, 0)
-        if head.log == self._checked.log:
-            member.seen_n[body.incarnation] = max(former, head.n)
-            if head.n < former:
-                text = f"{self.shown(member.key)} claims to have seen less than before (#{n})"
-                rows.append(Notice(n, State.UNVERIFIED, Blame.AUTHOR, text))
+        member.seen_n[body.incarnation] = max(former, head.n)
+        if head.n < former:
+            text = f"{self.shown(member.key)} claims to have seen less than before (#{n})"
+            rows.append(Notice(n, State.UNVERIFIED, Blame.AUTHOR, text))
         return rows
 
     def judged(self, key: bytes, verdict: Seen, head: Head, n: int) -> list[Row]:

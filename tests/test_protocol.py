@@ -733,6 +733,12 @@ def test_a_lineage_is_read_back(length: int) -> None:
     assert ledger.read_lineage(births_of(logs), ROOM.tag, LOG_KEY.public) == tuple(logs)
 
 
+def test_a_parent_may_end_at_the_last_place_there_is() -> None:
+    child = GENESIS._replace(parent=GENESIS.log, parent_n=MAX_PLACE, parent_hash=b"h" * 32)
+    births = births_of([child, GENESIS])
+    assert ledger.read_lineage(births, ROOM.tag, LOG_KEY.public) == (child, GENESIS)
+
+
 def test_only_a_lineage_of_16_may_end_with_a_log_that_has_a_parent() -> None:
     """Older ones are not carried along."""
     older = lineage_of(16, parent=b"o" * 32)

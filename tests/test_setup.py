@@ -458,7 +458,7 @@ def test_a_newcomer_starts_with_one_command(checkout: Checkout) -> None:
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d\d:\d\d \S+: hello\n", done.stdout)
     assert re.search(r"^  On the other computer:  zchat join zchat://\S+$", done.stderr, re.M)
-    assert re.search(r"^  Passphrase \(.*\):  ([a-z]+-){5}[a-z]+$", done.stderr, re.M)
+    assert re.search(r"^  Passphrase \(.*\):\n    ([a-z]+-){5}[a-z]+$", done.stderr, re.M)
     program = checkout.run(checkout.venv / "bin" / "zchat", "--version")
     assert re.fullmatch(r"zchat, version \S+\n", program.stdout)
     again = checkout.dev("start", "--help")

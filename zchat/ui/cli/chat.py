@@ -225,7 +225,8 @@ def start(
             opened = open_place(profile, vault, member, place, access)
         say(f"  On the other computer:  zchat join {invite}")
         if fresh:
-            say(f"  Passphrase (say it, do not send it with the line):  {fresh}")
+            say("  Passphrase (say it, do not send it with the line):")
+            say(f"    {fresh}")
         return run(_stay(opened, terms, made_here=makes_one, to_stay=to_stay))
 
 

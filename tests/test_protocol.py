@@ -783,7 +783,7 @@ def test_a_birth_with_a_changed_byte_is_refused(at: int) -> None:
 @holds_for
 @given(st.data())
 def test_nobody_can_convict_an_honest_server(data: st.DataObject) -> None:
-    """With any two of its heads, any ids, and any start."""
+    """With any two of its heads, one of them changed or none, any ids, and any start."""
     ids = data.draw(st.lists(st.sampled_from(IDS), unique=True, min_size=1))
     books = Books(ids)
     low, high = (data.draw(st.integers(0, len(ids))) for _ in "ab")
@@ -794,9 +794,20 @@ def test_nobody_can_convict_an_honest_server(data: st.DataObject) -> None:
         put = data.draw(st.lists(known | known.map(lambda it: it + b"\0"), max_size=2))
         claimed[at : at + data.draw(st.integers(0, 2))] = put
     start = data.draw(st.just(b"") | known | known.map(lambda it: it + b"\0") | st.just(b"x"))
-    heads = books.head(low), books.head(high)
-    found = Contradiction(ROOM.tag, LOG_KEY.public, *heads, tuple(claimed), start)
+    heads = [books.head(low), books.head(high)]
+    if data.draw(st.booleans()):
+        at, n = data.draw(st.integers(0, 1)), data.draw(st.integers(0, len(ids)))
+        heads[at] = heads[at]._replace(n=n, hash=data.draw(known))
+    found = Contradiction(ROOM.tag, LOG_KEY.public, heads[0], heads[1], tuple(claimed), start)
     assert judge(found) is None
+
+
+def test_only_the_log_id_at_place_0_needs_no_signature() -> None:
+    """With any other hash there, or with that hash at another place, an honest server is framed."""
+    log, unsigned = GENESIS.log, bytes(64)
+    start = BOOKS.evidence(Head(log, 0, b"x" * 32, 0, unsigned), 5, log)
+    later = Contradiction(ROOM.tag, LOG_KEY.public, Head(log, 3, log, 0, unsigned), BOOKS.head(3))
+    assert (judge(start), judge(later)) == (None, None)
 
 
 @holds_for

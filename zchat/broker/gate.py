@@ -7,8 +7,9 @@ the descriptor it came over: thus a route is known to be gone without anything b
 The library emits a loss before it closes the descriptor, so events that are read before a message
 are never about a later connection of the same number.
 
-Rules of this file: a peer that names itself (a routing id of its own) is refused; without CURVE
-nobody gets in; nothing here blocks.
+Rules of this file: without CURVE nobody gets in; a peer that names itself (a routing id of its own)
+is heard by nobody, which its first message shows and ZAP does not: there libzmq tells the id of the
+ROUTER; nothing here blocks.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from zchat.broker.core import Peer
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zchat"
+_OWN_ROUTE_BYTES = 5
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 
 
@@ -42,6 +44,7 @@ class Gate:
         self._handshakes = handshakes
         self._address_of: dict[int, str] = {}
         self._route_of: dict[int, bytes] = {}
+        self._outlived: list[bytes] = []
         self._connections: Counter[str] = Counter()
         self.refused = 0
         self.zap = context.socket(zmq.REP)
@@ -65,21 +68,17 @@ class Gate:
                 self.zap.send_multipart(self._answer(request, now))
 
     def _answer(self, request: list[bytes], now: float) -> list[bytes]:
-        version, request_id, _, address, identity, mechanism, *credentials = request
-        reason = self._why_not(address.decode(), identity, mechanism, credentials, now)
+        version, request_id, _, address, _, mechanism, *credentials = request
+        reason = self._why_not(address.decode(), mechanism, credentials, now)
         if reason:
             self.refused += 1
             return [version, request_id, b"400", reason.encode(), b"", b""]
         return [version, request_id, b"200", b"", credentials[0].hex().encode(), b""]
 
-    def _why_not(
-        self, raw: str, identity: bytes, mechanism: bytes, credentials: list[bytes], now: float
-    ) -> str:
+    def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes], now: float) -> str:
         address = plain_address(raw)
         if mechanism != b"CURVE" or len(credentials) != 1:
             return "CURVE only"
-        if identity:
-            return "no routing id of your own"
         if self._allow and credentials[0] not in self._allow:
             return "access key not allowed"
         if self._connections[address] > self._most:
@@ -90,7 +89,7 @@ class Gate:
 
     def lost_routes(self) -> list[bytes]:
         """Read all events that wait; the routes whose connections are gone."""
-        lost = []
+        lost, self._outlived = self._outlived, []
         with contextlib.suppress(zmq.Again):
             while True:
                 event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
@@ -102,6 +101,7 @@ class Gate:
         return lost
 
     def _accepted(self, descriptor: int) -> None:
+        self._outlive(descriptor)
         address = _peer_address(descriptor)
         self._address_of[descriptor] = address
         self._connections[address] += 1
@@ -115,10 +115,24 @@ class Gate:
         route = self._route_of.pop(descriptor, None)
         return [] if route is None else [route]
 
-    def identify(self, route: bytes, frame: zmq.Frame) -> Peer:
-        """Who sent the first message of a route, from the frame's own metadata."""
+    def _outlive(self, descriptor: int, route: bytes | None = None) -> None:
+        """A descriptor is another connection's now: a route whose last messages were read only
+        after its loss was told has it no longer.
+        """
+        former = self._route_of.pop(descriptor, None)
+        if former is not None and former != route:
+            self._outlived.append(former)
+
+    def identify(self, route: bytes, frame: zmq.Frame) -> Peer | None:
+        """Who sent the first message of a route, from the frame's own metadata; None if it chose
+        the route: libzmq's have 5 bytes and begin with 0. Who makes one up that looks like these
+        takes nobody's (no handover), and cannot foresee whose it would have been.
+        """
+        if len(route) != _OWN_ROUTE_BYTES or route[0]:
+            return None
         descriptor = frame.get(zmq.SRCFD)
         assert isinstance(descriptor, int)
+        self._outlive(descriptor, route)
         self._route_of[descriptor] = route
         access_key = bytes.fromhex(str(frame.get("User-Id")))
         return Peer(access_key, plain_address(str(frame.get("Peer-Address"))))

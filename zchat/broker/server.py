@@ -159,16 +159,25 @@ class Server:
         self._forget_lost()
 
     def _frames_of(self, route: bytes) -> tuple[bytes, ...]:
-        """The frames behind a route; of a route not known yet, who it is."""
+        """The frames behind a route; of a route not known yet, who it is; none if it is no one."""
         frames = []
+        let_in = True
         if not self._core.knows(route):
             self._forget_lost()
             first = self._router.recv(copy=False)
-            self._core.connected(route, self._gate.identify(route, first))
+            let_in = self._is_let_in(route, first)
             frames.append(first.bytes)
         while self._router.getsockopt(zmq.RCVMORE):
             frames.append(self._router.recv())
-        return tuple(frames)
+        return tuple(frames) if let_in else ()
+
+    def _is_let_in(self, route: bytes, first: zmq.Frame) -> bool:
+        peer = self._gate.identify(route, first)
+        if peer is None:
+            self._core.counts["named itself"] += 1
+            return False
+        self._core.connected(route, peer)
+        return True
 
     def _forget_lost(self) -> None:
         for route in self._gate.lost_routes():

@@ -223,7 +223,7 @@ class Shorten(ToOne):
     def on_entries(self, word: Entries, batch: bytes) -> list[Frames]:
         if not word.head or Head.unpack(word.head).n <= self._end:
             return [again(word, batch)]
-        if word.first > self._end:
+        if word.first > self._end + bool(word.req):
             return []
         items = unpack_batch(batch)[: self._end + 1 - word.first]
         kept = [(item.bare_id or envelope_id(item.envelope or b""), item) for item in items]

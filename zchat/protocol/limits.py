@@ -69,6 +69,7 @@ HANDSHAKES_PER_S: Final = 32
 ROOMS_PER_ACCESS_KEY: Final = 64
 ROOMS_PER_BROKER: Final = 100_000
 ROOM_BYTES: Final = 1 * GIB
+MAX_ADDRESS_SPACE: Final = 4 * GIB  # of a process: the last bound on what others can send it
 
 # Time, in seconds.
 ANSWER_TIMEOUT_S: Final = 10.0

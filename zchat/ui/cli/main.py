@@ -4,9 +4,11 @@ Rules of this file: every way a command can end leaves here with its exit code; 
 a user.
 """
 
+import contextlib
 import errno
 import io
 import os
+import resource
 import sys
 import tempfile
 import traceback
@@ -16,6 +18,7 @@ import click
 
 from zchat import version
 from zchat.errors import Exit, StoreFull, ZchatError
+from zchat.protocol.limits import MAX_ADDRESS_SPACE
 from zchat.ui.cli.chat import join, start
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
 from zchat.ui.cli.fault import evidence, rejoin
@@ -85,8 +88,20 @@ for _commands in _SECTIONS.values():
         cli.add_command(_command)
 
 
+def _bound_memory() -> None:
+    """Whoever we talk to can send one message without end of frames; it must not take the machine.
+
+    libzmq holds such a message whole before anybody sees it, so only the system can set a limit.
+    """
+    with contextlib.suppress(OSError, ValueError):  # not every system takes one
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = MAX_ADDRESS_SPACE if hard == resource.RLIM_INFINITY else min(MAX_ADDRESS_SPACE, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _bound_memory()
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its number, never an exception.

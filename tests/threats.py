@@ -446,6 +446,13 @@ class RogueWorld(World):
         (home / "broker").rename(home / "rogue")
         return RogueBroker(home, self._lies)
 
+    def repent(self) -> None:
+        """From now on an honest server goes on with the keys and the store of the rogue one."""
+        self.broker.kill()
+        home = self.folder / "host"
+        (home / "rogue").rename(home / "broker")
+        self.broker = self._keep(Broker(home, self.broker.address))
+
 
 @contextmanager
 def rogue_world(folder: Path, template: Path, *lies: str) -> Iterator[RogueWorld]:

@@ -199,7 +199,7 @@ class Vault:
     def _unseal(self, sealed: bytes) -> bytes:
         try:
             return self._box.decrypt(sealed)
-        except CryptoError:
+        except (CryptoError, TypeError):  # a torn file may hold something else than bytes
             path = self._folder / "vault.db"
             raise StoreUnreadable(path=path, reason="vault.key does not open it") from None
 

@@ -10,10 +10,14 @@ from typing import NamedTuple
 
 
 class Missing(NamedTuple):
-    """Numbers first...last of one incarnation that never came."""
+    """Numbers first...last of one incarnation that never came; `after` is where the one before is.
+
+    Place 0 says that none came before.
+    """
 
     first: int
     last: int
+    after: int
 
     @property
     def size(self) -> int:
@@ -25,7 +29,6 @@ class Taken(NamedTuple):
 
     repeats: int = 0  # the place where this number already stands
     missing: Missing | None = None  # numbers now known to be missing before it
-    fills: bool = False  # it was missing until now
 
 
 class Incarnation:
@@ -34,31 +37,30 @@ class Incarnation:
     def __init__(self) -> None:
         self._lows: list[int] = []
         self._places: list[array[int]] = []
-        self._expired = 0  # numbers 1...this may be among what the server no longer keeps
+        self._excused: list[Missing] = []
 
-    def begin_behind(self, seq: int) -> None:
-        """Numbers up to `seq` are not missed: what held them may have expired."""
-        self._expired = seq
+    def excuse(self, missing: Missing) -> None:
+        """Do not miss these: what held them may have expired."""
+        self._excused.append(missing)
 
     def take(self, seq: int, place: int) -> Taken:
         """Number `seq` (>= 1) stands at `place` of the log."""
         at = bisect_right(self._lows, seq) - 1
+        end, after = 1, 0
         if at >= 0:
-            offset = seq - self._lows[at]
-            if offset < len(self._places[at]):
-                return Taken(repeats=self._places[at][offset])
-            if offset == len(self._places[at]):
-                self._places[at].append(place)
+            low, places = self._lows[at], self._places[at]
+            end, after = low + len(places), places[-1]
+            if seq < end:
+                return Taken(repeats=places[seq - low])
+            if seq == end:
+                places.append(place)
                 self._join_next(at)
-                return Taken(fills=at + 1 < len(self._lows))
+                return Taken()
         self._lows.insert(at + 1, seq)
         self._places.insert(at + 1, array("Q", [place]))
         is_last = at + 2 == len(self._lows)
         self._join_next(at + 1)
-        if not is_last:
-            return Taken(fills=True)
-        end = self._lows[at] + len(self._places[at]) if at >= 0 else 1
-        return Taken(missing=Missing(end, seq - 1) if end < seq else None)
+        return Taken(missing=Missing(end, seq - 1, after) if is_last and end < seq else None)
 
     def _join_next(self, at: int) -> None:
         """Make one run of two that touch."""
@@ -70,13 +72,10 @@ class Incarnation:
             del self._lows[following]
 
     def missing_count(self) -> int:
-        """How many numbers below the highest never came."""
-        if not self._lows:
-            return 0
-        highest = self._lows[-1] + len(self._places[-1]) - 1
-        runs = zip(self._lows, map(len, self._places), strict=True)
-        came_late = (
-            min(size, self._expired + 1 - low) for low, size in runs if low <= self._expired
-        )
-        excused = self._expired - sum(came_late)
-        return highest - sum(map(len, self._places)) - excused
+        """How many numbers below the highest never came, and are not excused."""
+        end, count = 1, 0
+        for low, places in zip(self._lows, self._places, strict=True):
+            excused = (min(low - 1, e.last) - max(end, e.first) + 1 for e in self._excused)
+            count += low - end - sum(max(0, size) for size in excused)
+            end = low + len(places)
+        return count

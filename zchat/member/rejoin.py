@@ -23,10 +23,10 @@ from zchat.protocol.seal import open_envelope
 
 
 class Rejoined(NamedTuple):
-    """Where the former history is kept, and how many messages are offered again."""
+    """Where the former history is kept, and how many messages wait in the outbox."""
 
     aside: Path
-    offered: int
+    waiting: int
 
 
 def rejoin(opened: Opened) -> Rejoined:
@@ -47,7 +47,7 @@ def rejoin(opened: Opened) -> Rejoined:
     aside = vault.set_replica_aside(keys.tag)
     cleared = msgspec.structs.replace(record, fault="", fault_ms=0, evidence="", kept_n=-1)
     vault.save_room(keys.tag, cleared)
-    return Rejoined(aside, len(lost))
+    return Rejoined(aside, vault.waiting(keys.tag))
 
 
 def _own_after(path: Path, keys: RoomKeys, own: bytes, kept_n: int) -> Iterator[Pending]:

@@ -149,6 +149,7 @@ class Room:
         self.is_slow = False  # delivers next to nothing of what it speaks of
         self._pace_n, self._pace_s = self.checked.n, 0.0
         self._unconfirmed: set[bytes] = set()
+        self._unkept: set[bytes] = set()  # of our outbox, what the replica does not hold yet
         self._witness = NO_HEAD
         self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
@@ -286,6 +287,7 @@ class Room:
             rows.append(Notice(kept[0].n, State.GAP, Blame.UNKNOWN, text))
         for entry, readable in zip(kept, opened, strict=True):
             rows += self.with_fault(self.transcript.apply(entry, readable))
+        self._let_go({entry.id for entry in kept})
         return [*self._confirm((entry.n, entry.id) for entry in kept), *rows]
 
     def _settle(self) -> list[Happening]:
@@ -365,7 +367,7 @@ class Room:
         return self._at_fault(ServerContradiction(text))
 
     def _new_log(self, segment: Segment) -> list[Happening]:
-        kept, end = segment.kept_n, self.checked.n
+        kept, end = segment.kept_n, max(self.checked.n, self.checked.promised_n())
         lost = f"lost #{kept + 1}-#{end}" if kept < end else "lost nothing we know of"
         told = self._at_fault(ServerContradiction(f"it {lost} and started a new log"))
         self._save(kept_n=kept)
@@ -408,7 +410,9 @@ class Room:
 
     def _outgoing(self, pending: Iterable[Pending]) -> list[Outgoing]:
         outgoing = [Outgoing(row.id, row.envelope) for row in pending]
-        self._unconfirmed.update(out.id for out in outgoing)
+        ids = {out.id for out in outgoing}
+        self._unconfirmed |= ids
+        self._unkept |= ids
         return outgoing
 
     def _own_incarnation(self) -> bytes:
@@ -458,6 +462,7 @@ class Room:
         filled = row._replace(id=envelope_id(envelope), envelope=envelope)
         self._vault.replace(row.id, filled)
         self._unconfirmed.discard(row.id)
+        self._unkept.discard(row.id)
         return self._outgoing([filled])
 
     def receipt(self, receipt: Receipt) -> list[Happening]:
@@ -474,10 +479,17 @@ class Room:
     def _confirm(self, places: Iterable[tuple[int, bytes]]) -> list[Happening]:
         """Envelopes of ours that a signed head covers now."""
         confirmed = [Confirmed(i, n) for n, i in places if i in self._unconfirmed]
-        ids = [row.id for row in confirmed]
-        self._unconfirmed.difference_update(ids)
-        self._vault.done(ids)
+        self._unconfirmed.difference_update(row.id for row in confirmed)
         return list(confirmed)
+
+    def _let_go(self, kept: set[bytes]) -> None:
+        """Ours that the replica holds durably now leave the outbox.
+
+        Not before: after an honest restore of the server only we could offer them again.
+        """
+        if isinstance(self._replica, SqliteLog):
+            self._vault.done(kept & self._unkept)
+            self._unkept -= kept
 
     @property
     def unconfirmed(self) -> frozenset[bytes]:

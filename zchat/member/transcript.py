@@ -79,6 +79,7 @@ class Transcript:
         self._names = NameBook()
         self._members: dict[bytes, _Member] = {}
         self._warned: set[object] = set()
+        self._gone_n = 0  # the last place that had expired before we saw what stood there
         self.caught_up = False
 
     # ---- one entry ----
@@ -119,6 +120,7 @@ class Transcript:
 
     def _unreadable(self, entry: Entry) -> list[Row]:
         if entry.n <= self._checked.expired:
+            self._gone_n = entry.n
             last = self._checked.expired
             text = (
                 f"messages #{entry.n}-#{last} are no longer kept by the server, "
@@ -247,8 +249,8 @@ class Transcript:
             return False, self._repeated(member, body, taken.repeats, n)
         if isinstance(body, Void):
             member.voids.add(number)
-        if taken.missing and taken.missing.first == 1 and self._checked.expired:
-            numbers.begin_behind(taken.missing.last)
+        if taken.missing and taken.missing.after < self._gone_n:
+            numbers.excuse(taken.missing)
         elif taken.missing:
             return True, [self._missing(member, taken.missing, n)]
         return True, []

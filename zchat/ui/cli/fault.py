@@ -105,8 +105,8 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
             return Exit.SERVER_FAULT
         done = accept_log(opened)
         say(f"What you had is kept in {done.aside}.")
-        if done.offered:
-            say(f"{done.offered} message(s) of yours that it lost go out again with the next join.")
+        if done.waiting:
+            say(f"{done.waiting} message(s) of yours that it lost go out with the next join.")
         say(f"Go on with: zchat join --room {record.room}")
         return Exit.OK
     finally:

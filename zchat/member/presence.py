@@ -53,7 +53,7 @@ class Presence:
 
     def __init__(self, rhythm: Rhythm, now: float) -> None:
         self._rhythm = rhythm
-        self._heard_at: dict[bytes, float] = {}
+        self._heard_at: OrderedDict[bytes, float] = OrderedDict()  # by author, newest last
         self._names: dict[bytes, str] = {}
         self._proved_at: dict[bytes, float] = {}  # of those, who echoed us
         self._counts: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()
@@ -124,6 +124,7 @@ class Presence:
         if key not in self._heard_at:
             self._expect(now, jitter)
         self._heard_at[key] = now
+        self._heard_at.move_to_end(key)
         self._names[key] = beat.name
         self._asks[key] = beat.ask
         self._asks.move_to_end(key)
@@ -155,9 +156,11 @@ class Presence:
     def _forget(self, now: float) -> None:
         """Who was silent for long is away; a crowd of made-up keys must not fill memory."""
         long_ago = now - _AWAY_INTERVALS * self.interval_s
-        for key, at in list(self._heard_at.items()):
-            if at < long_ago or len(self._heard_at) >= _MOST_HEARD:
-                self._left(key)
+        while self._heard_at:
+            key, at = next(iter(self._heard_at.items()))
+            if at >= long_ago and len(self._heard_at) < _MOST_HEARD:
+                return
+            self._left(key)
 
     def _left(self, key: bytes) -> Change | None:
         self._asks.pop(key, None)

@@ -831,7 +831,9 @@ class Honest(World):
     def __init__(self, rng: random.Random, folder: Path, tally: Tally) -> None:
         super().__init__(rng, folder, tally)
         self.log = MemoryLog()
-        self.broker = BrokerCore(self.log, self.log_key, Limits(), "fuzz")
+        few = Limits(control_burst=24, controls_per_s=4, cast_burst=6, casts_per_s=1)
+        few = dataclasses.replace(few, rooms_per_access_key=1, rooms_per_broker=3)
+        self.broker = BrokerCore(self.log, self.log_key, few, "fuzz")
         self.routes_made = 0
         self.all_routes: set[object] = set()
         self.greeted: set[bytes] = set()
@@ -1126,6 +1128,7 @@ class Rogue(World):
     def __init__(self, rng: random.Random, folder: Path, tally: Tally) -> None:
         super().__init__(rng, folder, tally)
         self.accused: set[str] = set()
+        self.former: list[bytes] = []  # the hashes of the former log that this one goes on from
         self.opening = [self.an_item() for _ in range(2)]
         self.births, self.lies_of_its_past = self.a_lineage()
         self.log = Genesis(*struct.unpack(">16s32s16s32sQ32s", self.births[0][:136])).log
@@ -1142,7 +1145,8 @@ class Rogue(World):
         if kind == "no parent":
             return (key.sign_birth(first),), False
         n = 0 if kind == "empty parent" else 2
-        hash_n = [first.log, *chain(first.log, 1, (i for i, _ in self.opening))][n]
+        self.former = [first.log, *chain(first.log, 1, (i for i, _ in self.opening[:n]))]
+        hash_n = self.former[n]
         if kind == "lie":
             hash_n = flipped(rng, hash_n)
         child = Genesis(tag, key.public, rng.randbytes(16), first.log, n, hash_n)
@@ -1154,9 +1158,16 @@ class Rogue(World):
         return envelope_id(envelope), envelope
 
     def a_seen(self) -> bytes:
-        """A head to counter-sign that accuses nobody: nothing, or one that nobody signed."""
-        n = self.rng.choice([0, 0, 1, 5, MAX_PLACE])
-        return NO_HEAD._replace(n=n, hash=self.rng.randbytes(32)).packed if n else NO_HEAD.packed
+        """A head to counter-sign that accuses nobody: none, one that nobody signed, one of the
+        former log that fits, or that a restore lost.
+        """
+        rng = self.rng
+        n = rng.choice([0, 0, 1, 5, MAX_PLACE])
+        if n and self.former and self.n >= len(self.opening) and rng.random() < 0.5:
+            n = rng.randint(0, 9)
+            hash_n = self.former[n] if n < len(self.former) else rng.randbytes(32)
+            return self.log_key.sign_head(self.keys.tag, self.former[0], n, hash_n, 0).packed
+        return NO_HEAD._replace(n=n, hash=rng.randbytes(32)).packed if n else NO_HEAD.packed
 
     def shown(self, what: object) -> None:
         super().shown(what)
@@ -1329,7 +1340,7 @@ class Rogue(World):
         later = dataclasses.replace(whole, first=whole.first + 1, before=whole.hashes()[1])
         later.items = whole.items[1:]
         self.believe(later, None)
-        self.believe(whole, None)
+        self.deliver(whole)
 
     def lose(self) -> None:
         """The connection is lost before a JOIN is answered, again and again."""
@@ -1364,6 +1375,12 @@ class Rogue(World):
                 raise Broken(f"a lie went by: {PAST}")
             self.tally.refused["server", PAST] += 1
         self.expect(lie)
+
+    def deliver(self, promised: Show) -> None:
+        """Show what a signed head spoke of, as soon as the member listens again."""
+        while self.member.session.phase is not Phase.READY:
+            self.listen()
+        self.believe(promised, None)
 
     def keep(self, show: Show) -> None:
         """What the member has kept of this is the log from now on; it must be what was shown."""
@@ -1562,14 +1579,18 @@ def withhold(world: Rogue, name: str) -> None:
         if world.accused:
             break
     world.expect(name)
-    world.believe(future, None)
+    world.deliver(future)
 
 
 def counter_signed(world: Rogue, name: str) -> None:
     """A message or a beat over a head that the server signed for nobody but its author."""
     rng = world.rng
-    log = world.log if "history" in name else rng.randbytes(32)
-    place = log, rng.randint(1, world.n), rng.randbytes(32), 0
+    log, n = world.log, rng.randint(1, world.n)
+    if "another log" in name:
+        log = rng.randbytes(32)
+    elif len(world.former) > 1 and rng.random() < 0.5:
+        log, n = world.former[0], rng.randrange(1, len(world.former))
+    place = log, n, rng.randbytes(32), 0
     seen = world.log_key.sign_head(world.keys.tag, *place).packed
     by, kind = rng.choice([(LOG, "text"), (CAST, "beat")])
     draft = world.crowd.draft(by, packed(world.crowd.body(kind, seen)))

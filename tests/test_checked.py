@@ -463,6 +463,11 @@ def test_a_bare_id_that_was_asked_for_is_taken(ledger: Ledger, reader: Reader) -
     assert reader.take(ledger.show(7, 9)).step is Step.ON
 
 
+def test_only_one_id_was_asked_for(ledger: Ledger, reader: Reader) -> None:
+    """Or a server could have us pass over as many as it likes, where it kills a connection."""
+    reader.refuses(ledger.show(6, 7, bare_to=7), "holds back", asked_ids=True)
+
+
 # ---- an empty batch ----
 
 
@@ -473,6 +478,14 @@ def test_the_same_end_is_in_step_and_a_higher_one_is_a_promise(
     assert reader.checked.promised_n() == 0
     assert reader.look(ledger.end(9)).step is Step.IN_STEP
     assert reader.checked.promised_n() == 9
+
+
+def test_a_head_of_our_own_end_says_anew_what_is_kept(ledger: Ledger, reader: Reader) -> None:
+    for n, expired, kept in ((4, 4, 0), (9, 6, 0), (5, 3, 3), (5, 3, 3), (5, 5, 5)):
+        reader.checked.refresh(reader.look(ledger.end(n, expired)))
+        assert (reader.checked.n, reader.checked.expired) == (5, kept)
+    tip = reader.replica.tip(ROOM)
+    assert tip is not None and (tip.n, tip.expired) == (5, 5)
 
 
 def test_a_lower_end_proves_nothing(ledger: Ledger, reader: Reader) -> None:

@@ -157,8 +157,8 @@ def members(room: str, access: Access, *, as_json: bool) -> int:
 @click.command()
 @click.argument("room")
 @click.option("--at", type=int, metavar="N", help="Compare the log up to entry N.")
-@click.option("--matches", type=int, metavar="N", help="The words at N were the same ...")
-@click.option("--with", "with_names", metavar="NAMES", help="... with these: alice,bob.")
+@click.option("--matches", type=int, metavar="N", help="The words at N were the same,")
+@click.option("--with", "with_names", metavar="NAMES", help="as with these: alice,bob.")
 @access_options
 def verify(
     room: str, at: int | None, matches: int | None, with_names: str | None, access: Access

@@ -53,7 +53,14 @@ def list_lies() -> None:
 
 
 @lab.command()
-@click.option("--lie", "lies", multiple=True, metavar="NAME[=VALUE][:KEY=VALUE]", required=True)
+@click.option(
+    "--lie",
+    "lies",
+    multiple=True,
+    metavar="NAME[=VALUE][:KEY=VALUE]",
+    required=True,
+    help="As `zchat lab list` explains them.",
+)
 @click.option("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="Loopback only.")
 @click.option(
     "--open-to-others",

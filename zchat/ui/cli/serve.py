@@ -102,6 +102,7 @@ def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
         stem = stem_of(keys, host, port, settings.advertise)
         broker_folder.announce(folder, stem)
         data(stem)
+        say("Members join with that line and the name of a room: zchat join LINE --room lobby")
         server.run(ended)
     finally:
         broker_folder.retract(folder)

@@ -1,0 +1,425 @@
+"""What is written for people is true: links, commands, settings, numbers, the promise.
+
+Rules of this file: a page is compared with the program, never with a copy of the page kept here;
+what is looked for in all files is looked for in this one as well.
+"""
+
+import ast
+import functools
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import dev
+from zchat.config import BrokerConfig, MemberConfig
+from zchat.protocol import limits
+from zchat.ui.cli.main import cli
+from zchat.ui.commands import COMMANDS
+
+HERE = Path(__file__).parent.parent
+README = HERE / "README.md"
+PROTOCOL = HERE / "docs" / "protocol.md"
+PAGES = [README, HERE / "CHANGELOG.md", *sorted((HERE / "docs").glob("*.md"))]
+CONFIGS = sorted((HERE / "config").glob("*.toml"))
+SOURCES = sorted((HERE / "zchat").rglob("*.py"))
+
+UNITS = {"KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
+
+
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(HERE).as_posix()
+
+
+@functools.cache
+def tracked() -> list[Path]:
+    """Every text file of the project."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=HERE, check=True, capture_output=True)
+    paths = [HERE / name for name in done.stdout.decode().split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in text.split("\n\n") if part.strip()]
+
+
+# ---- links ----
+
+
+def anchors(path: Path) -> set[str]:
+    """How the headings of a page can be pointed at."""
+    headings = re.findall(r"^#+ (.+)$", text_of(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """To a file of the project, and where it names a heading, to one that is there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), f"{target} is not there"
+        assert any(path == known or path in known.parents for known in tracked()), target
+        assert not anchor or anchor in anchors(path), f"{target} has no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_section_that_is_named_is_there(page: Path) -> None:
+    """A number of a section of the protocol is that of one of its headings."""
+    numbers = set(re.findall(r"^## (\d+)\. ", text_of(PROTOCOL), re.MULTILINE))
+    assert set(re.findall(r"\bsection (\d+)\b", text_of(page))) <= numbers
+
+
+# ---- commands ----
+
+
+def code(text: str) -> Iterator[str]:
+    """Lines of code in a page: in fences, and between backticks."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for block in fenced:
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+
+
+def invocations(lines: Iterator[str]) -> Iterator[list[str]]:
+    """What stands behind `zchat` in lines of code, up to a pipe, a comment or the end."""
+    for line in lines:
+        for found in re.finditer(r"(?<![\w./-])zchat( [^|;`]*)?", re.sub(r" #.*", "", line)):
+            yield (found[1] or "").split()
+
+
+@functools.cache
+def help_of(*path: str) -> str:
+    """`zchat PATH --help`, as on a screen of 80 columns."""
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(cli, [*path, "--help"])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def check_invocation(words: list[str]) -> tuple[str, ...]:
+    """The path of commands in it; each stands in a help, and so does each option."""
+    command: click.Command = cli
+    path: tuple[str, ...] = ()
+    while isinstance(command, click.Group) and words and words[0][0].islower():
+        assert words[0] in command.commands, f"zchat {' '.join(words)}"
+        assert re.search(rf"^  {words[0]}  ", help_of(*path), re.MULTILINE)
+        command, path = command.commands[words[0]], (*path, words.pop(0))
+    for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
+        assert re.search(rf"(^| ){option}\b", help_of(*path), re.MULTILINE), (path, option)
+    return path
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=name_of)
+def test_every_command_that_a_page_names_is_in_the_help(page: Path) -> None:
+    """With its options."""
+    for words in invocations(code(text_of(page))):
+        check_invocation(words)
+
+
+def test_the_readme_names_what_one_needs_first() -> None:
+    """The search above finds something, and a newcomer does too."""
+    named = {check_invocation(words) for words in invocations(code(text_of(README)))}
+    wanted = {"start", "join", "send", "tail", "invite", "broker", "lab demo", "broker audit"}
+    assert wanted <= {" ".join(path) for path in named}
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Every literal of a source, its docstrings too."""
+    for node in ast.walk(ast.parse(text_of(path))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_every_command_that_the_program_names_is_in_the_help(source: Path) -> None:
+    """Hints that send a user to a command, and the comments of those who wrote it."""
+    quoted = (found for text in strings(source) for found in re.findall(r"`([^`\n]+)`", text))
+    for words in invocations(quoted):
+        check_invocation(words)
+
+
+def test_every_slash_command_of_the_readme_is_one() -> None:
+    """As it can be typed in a room."""
+    lines = [line.removeprefix("> ") for line in code(text_of(README))]
+    typed = {found[1] for line in lines if (found := re.match(r"/([a-z]+)\b", line))}
+    assert {"verify", "trust"} <= typed <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", [*PAGES, HERE / ".ci" / "run"], ids=name_of)
+def test_every_task_that_is_named_is_one_of_dev_py(page: Path) -> None:
+    """Those of README.md, and those that continuous integration runs."""
+    tasks = set(re.findall(r"python3 dev\.py (\w+)", text_of(page)))
+    assert tasks <= set(dev.COMMANDS)
+    assert tasks or page.name not in ("README.md", "run")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=name_of)
+def test_every_variable_that_is_named_is_read(page: Path) -> None:
+    """It is a setting's, or a name in the program."""
+    settings = {*BrokerConfig.__struct_fields__, *MemberConfig.__struct_fields__}
+    known = {f"ZCHAT_{name.upper()}" for name in settings}
+    known |= {name for path in SOURCES for name in re.findall(r"ZCHAT_[A-Z_]+", text_of(path))}
+    assert set(re.findall(r"ZCHAT_[A-Z_]+", text_of(page))) <= known
+
+
+# ---- the help of the commands ----
+
+
+def all_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all commands, groups too."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from all_commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def command_at(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+@pytest.mark.parametrize(
+    "path", list(all_commands(cli)), ids=lambda path: " ".join(path) or "zchat"
+)
+def test_every_help_has_an_example_and_explains_every_option(path: tuple[str, ...]) -> None:
+    """The example runs this command, with options that it has; no sentence is cut off."""
+    shown = help_of(*path)
+    examples = [
+        line for line in shown.splitlines() if re.match(r" {6}\S.*\bzchat |^ {6}zchat ", line)
+    ]
+    paths = [check_invocation(words) for words in invocations(iter(examples))]
+    assert any(found[: len(path)] == path for found in paths), shown
+    assert "..." not in re.sub(r"\[ARGS\]\.\.\.|#\S*\.\.\.", "", shown), "cut off"
+    for option in command_at(path).params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert option.help, f"{option.opts} is not explained"
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "default"),
+    [
+        ("join", "history", f"({MemberConfig().history:,})"),
+        ("join", "timeout", f"({MemberConfig().timeout_s:g})"),
+        ("start", "history", f"({MemberConfig().history:,})"),
+        ("start", "timeout", f"({MemberConfig().timeout_s:g})"),
+        ("send", "timeout", f"({MemberConfig().timeout_s:g})"),
+        ("tail", "last", f"({MemberConfig().history:,})"),
+        ("broker", "listen", f"Default {BrokerConfig().listen}."),
+    ],
+)
+def test_a_default_that_a_help_names_is_the_default(path: str, option: str, default: str) -> None:
+    """In numbers as people write them."""
+    helps = {o.name: o.help for o in command_at((path,)).params if isinstance(o, click.Option)}
+    assert default in (helps[option] or "")
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_every_setting_has_its_reason(config: Path) -> None:
+    """Settings come in paragraphs, and each but the schema's opens with a comment."""
+    first, *others = paragraphs(text_of(config))
+    assert first.startswith("# ")
+    for paragraph in others:
+        lines = paragraph.splitlines()
+        assert lines[0].startswith("# ") or lines == ["schema = 1"], paragraph
+        assert any(not line.startswith("#") for line in lines), "a comment without a setting"
+
+
+def test_a_number_in_a_comment_is_the_setting_below_it() -> None:
+    """Where a comment says a size in other units."""
+    for config in CONFIGS:
+        for paragraph in paragraphs(text_of(config)):
+            settings = [int(n) for n in re.findall(r"^\w+_bytes = (\d+)$", paragraph, re.MULTILINE)]
+            named = [int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+) ([KMG]iB)", paragraph)]
+            most = {limits.MAX_WINDOW_BYTES}
+            assert not settings or set(named) <= {*settings, *most}, paragraph
+
+
+# ---- numbers of the protocol ----
+
+
+def rows_under(heading: str) -> dict[str, str]:
+    """The first two cells of each row of the first table under a heading."""
+    below = text_of(PROTOCOL).split(f"\n{heading}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert table is not None
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines()]
+    return {row[0]: row[-1] for row in cells[2:]}
+
+
+def numbers(cell: str) -> list[int]:
+    """Those in a cell, in bytes where a unit stands behind."""
+    found = re.findall(r"(\d[\d,]*)(?: ([KMG]iB))?", cell)
+    return [int(number.replace(",", "")) * UNITS.get(unit, 1) for number, unit in found]
+
+
+BOUNDS = {
+    "text": [limits.MAX_TEXT_BYTES],
+    "body": [limits.MAX_BODY_BYTES],
+    "envelope of class 0 / class 1": [limits.MAX_ENVELOPE_BYTES, limits.MAX_CAST_BYTES],
+    "word": [limits.MAX_WORD_BYTES],
+    "batch": [limits.MAX_BATCH_BYTES, limits.MAX_BATCH_ENTRIES],
+    "ZMQ_MAXMSGSIZE, both sides": [limits.MAX_MESSAGE_BYTES],
+    "window": [limits.MAX_WINDOW_BYTES],
+    "rooms in a JOIN, and subscriptions per connection": [limits.MAX_ROOMS_PER_CONNECTION],
+    "lineage": [limits.MAX_LINEAGE],
+    "posts per access key (a broker's default)": [limits.POST_BURST, limits.POSTS_PER_S],
+    "rooms made per access key (default)": [limits.ROOMS_PER_ACCESS_KEY],
+    "bytes per room (default)": [limits.ROOM_BYTES],
+    "connections per address (default)": [limits.CONNECTIONS_PER_ADDRESS],
+}
+
+
+def test_the_bounds_of_the_page_are_those_of_the_program() -> None:
+    """Row for row: none is missing here, none there."""
+    assert {row: numbers(cell) for row, cell in rows_under("### Bounds").items()} == BOUNDS
+
+
+def test_the_frames_of_the_page_are_bounded_as_in_the_program() -> None:
+    """A word; an envelope of either class, or a batch."""
+    rows = rows_under("## 3. Parties and transport")
+    assert numbers(rows["0"]) == [limits.MAX_WORD_BYTES]
+    longest = [limits.MAX_ENVELOPE_BYTES, limits.MAX_CAST_BYTES, limits.MAX_BATCH_BYTES]
+    assert numbers(rows["1"]) == longest
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"t = {limits.ROOT_OPS}, m = {limits.ROOT_MEMORY_BYTES // limits.KIB:,} KiB",
+        f"t = {limits.VERIFY_OPS}, m = {limits.VERIFY_MEMORY_BYTES // limits.KIB:,} KiB",
+        f"gets no answer for {limits.ANSWER_TIMEOUT_S:g} s",
+        f"when nothing else was sent for {limits.IDLE_JOIN_S:g} s",
+        f"that do not come for {limits.WITHHELD_S:g} s",
+        f"min({limits.BEAT_MAX_S:g} s, max({limits.BEAT_MIN_S:g} s, N × 1 s))",
+        f"at most {limits.MAX_PAGES_WAITING} may wait per connection",
+        f"genesis {limits.GENESIS_BYTES}",
+        f"header, {limits.HEADER_BYTES} bytes",
+        f"**Head**, {limits.HEAD_BYTES} bytes",
+    ],
+)
+def test_the_page_says_the_number_of_the_program(said: str) -> None:
+    """In the sentence that decides by it."""
+    assert said in text_of(PROTOCOL)
+
+
+# ---- the promise ----
+
+
+def promise_and_limits() -> tuple[str, str]:
+    """As the protocol has them: the paragraph in italics of section 1, the first of section 12."""
+    _, goals = text_of(PROTOCOL).split("\n## 1. ", 1)
+    _, known = text_of(PROTOCOL).split("\n## 12. ", 1)
+    promise = next(part for part in paragraphs(goals) if part.startswith("*"))
+    return promise, paragraphs(known)[1]
+
+
+def test_the_promise_never_stands_without_its_limits() -> None:
+    """Whole, and right beneath it what it does not cover, or where that stands."""
+    promise, known = promise_and_limits()
+    printed = [path for path in tracked() if promise.strip("*")[:40] in text_of(path)]
+    assert {README, PROTOCOL} <= set(printed)
+    for path in printed:
+        parts = paragraphs(text_of(path))
+        assert promise in parts, f"{path} prints it changed"
+        below = parts[parts.index(promise) + 1]
+        assert below == known or (path == PROTOCOL and "section 12" in below), path
+
+
+# ---- the session in the readme ----
+
+
+def template(node: ast.AST) -> str | None:
+    """A pattern for what a literal or an f-string can say, if it has words of its own."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        said = node.value
+    elif isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+        said = "".join(str(part) for part in parts)
+    else:
+        return None
+    said = said.strip().removeprefix("-- ")
+    has_words = len(re.findall(r"[A-Za-z0-9]", said)) > 4
+    return re.escape(said).replace("\0", ".*") if has_words else None
+
+
+@functools.cache
+def sayings() -> re.Pattern[str]:
+    """Everything that the program can say to a person."""
+    sources = [path for path in SOURCES if {"ui", "member"} & set(path.parts)]
+    nodes = (node for path in sources for node in ast.walk(ast.parse(text_of(path))))
+    said = {pattern for node in nodes if (pattern := template(node))}
+    said |= {r"\S+ (is here|left)", r"at #\d+: ([a-z]+ ){7}[a-z]+"}  # hardly a word of their own
+    return re.compile("|".join(f"(?:{pattern})" for pattern in said))
+
+
+def session_lines() -> Iterator[str]:
+    """What the program said in the sessions of README.md: not what people typed or wrote."""
+    for block in re.findall(r"^```\n(.*?)^```$", text_of(README), re.MULTILINE | re.DOTALL):
+        if "-- " not in block and "still here" not in block:
+            continue
+        for line in block.splitlines():
+            if not re.match(r"[$>] |> _|\d\d:\d\d |-- \w+, \d\d \w+ \d{4}$| {4}", line):
+                yield from line.strip().removeprefix("-- ").split(" · ")
+
+
+def test_the_program_says_what_it_says_in_the_readme() -> None:
+    """A sentence that was changed in the program is changed there."""
+    lines = list(session_lines())
+    assert len(lines) > 20
+    for line in lines:
+        assert sayings().fullmatch(line) or sayings().fullmatch(f"{line} "), line
+
+
+# ---- what must not stand anywhere ----
+
+
+def places_named(path: Path) -> list[str]:
+    """Hosts in addresses, folders of somebody's machine, names of package registries."""
+    text = text_of(path)
+    hosts: list[Any] = re.findall(r"https?://([\w.-]*\w)", text)
+    hosts = [host for host in hosts if host != "keepachangelog.com"]
+    folders = re.findall(r"(?<![\w.~])/(?:home|Users|root|work|opt|workspace)/\w+", text)
+    return [*hosts, *folders, *registries(text)]
+
+
+def registries(text: str) -> list[str]:
+    return re.findall(r"(?i)\bpyp[i]\b|pythonh[o]sted|\banacond[a]\b", text)
+
+
+def test_nothing_depends_on_a_place() -> None:
+    """What a user gets names no host and nobody's folders; nothing at all names a registry."""
+    tests = HERE / "tests"
+    for path in tracked():
+        found = registries(text_of(path)) if tests in path.parents else places_named(path)
+        assert found == [], path
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["https://somewhere.example/x", "see /home/somebody", "http://10.0.0.1:80/", "py" + "pi"],
+)
+def test_a_planted_place_is_found(tmp_path: Path, planted: str) -> None:
+    """The search can turn red."""
+    path = tmp_path / "page.md"
+    path.write_text(f"a line\n{planted}\n")
+    assert places_named(path)

@@ -105,8 +105,10 @@ def stem(server: Server) -> Invite:
 
 def parse_invite(line: str) -> Invite:
     """The parts of an invite line. Raises BadInvite."""
-    if len(line) > _MAX_LINE or not line.startswith(f"{SCHEME}://"):
+    if not line.startswith(f"{SCHEME}://"):
         raise BadInvite(reason=f"it does not begin with {SCHEME}://")
+    if len(line) > _MAX_LINE:
+        raise BadInvite(reason=f"it is longer than {_MAX_LINE} characters")
     address, _, rest = line.removeprefix(f"{SCHEME}://").partition("/")
     path, hash_sign, fragment = rest.partition("#")
     if "?" in path or "?" in fragment:

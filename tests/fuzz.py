@@ -157,7 +157,6 @@ FOREIGN = [
     *(b"\x81\xa1a" * depth + b"\xc0" for depth in (15, 16, 17, 600)),
 ]
 
-
 Packed: TypeAlias = list[tuple[bytes, bytes]]
 
 
@@ -831,9 +830,15 @@ class Honest(World):
     def __init__(self, rng: random.Random, folder: Path, tally: Tally) -> None:
         super().__init__(rng, folder, tally)
         self.log = MemoryLog()
-        few = Limits(control_burst=24, controls_per_s=4, cast_burst=6, casts_per_s=1)
-        few = dataclasses.replace(few, rooms_per_access_key=1, rooms_per_broker=3)
-        self.broker = BrokerCore(self.log, self.log_key, few, "fuzz")
+        limits = Limits(
+            control_burst=24,
+            controls_per_s=4,
+            cast_burst=6,
+            casts_per_s=1,
+            rooms_per_access_key=1,
+            rooms_per_broker=3,
+        )
+        self.broker = BrokerCore(self.log, self.log_key, limits, "fuzz")
         self.routes_made = 0
         self.all_routes: set[object] = set()
         self.greeted: set[bytes] = set()
@@ -984,19 +989,20 @@ class Honest(World):
         self.tell(self.a_route(), frames, expected)
 
     def a_position(self) -> Position:
+        """A place in a JOIN: right, or not."""
         rng, room = self.rng, self.rng.choice(self.rooms)
-        after = self.a_place()
+        sub, after = rng.choice([0, 1, 2, 3, MAX_PLACE]), self.a_place()
         tip = self.log.tip(room)
         real = self.log.hash_at(room, min(after, tip.n)) if tip else NO_LOG
         hash_n = rng.choice([real, real, real, rng.randbytes(32)])
         window = rng.choice([0, 1, 700, 10_000, 1_048_576])
-        return Position(
-            room, self.a_log(), rng.choice([0, 1, 2, 3, MAX_PLACE]), after, hash_n, window
-        )
+        return Position(room, self.a_log(), sub, after, hash_n, window)
 
     def a_log(self) -> bytes:
         rng, tip = self.rng, self.log.tip(self.keys.tag)
-        logs = [NO_LOG, rng.randbytes(32)] + [tip.log] * 4 if tip else [NO_LOG]
+        logs = [NO_LOG, rng.randbytes(32)]
+        if tip is not None:
+            logs += [tip.log] * 4
         return rng.choice(logs)
 
     def a_place(self) -> int:
@@ -1323,7 +1329,7 @@ class Rogue(World):
         frames, expected = doomed_message(self.rng, words)
         self.hear(frames, expected)
 
-    def noise(self) -> None:
+    def nonsense(self) -> None:
         """What means nothing."""
         self.hear(tuple(noise(self.rng) for _ in range(self.rng.randint(0, 3))))
 
@@ -1414,7 +1420,7 @@ class Rogue(World):
 
 PAST = "its log claims a past that it does not hold"
 _SPEECHES = {"truth": 20, "lie": 40, "cast": 8, "refuse": 6, "spoiled": 12, "doomed": 8}
-_SPEECHES |= {"noise": 3, "say": 3, "gap": 2, "lose": 1, "wait": 1}
+_SPEECHES |= {"nonsense": 3, "say": 3, "gap": 2, "lose": 1, "wait": 1}
 
 
 def spoiled_batch(rng: random.Random, batch: bytes) -> bytes:

@@ -535,7 +535,7 @@ def r12_on_screen(folder: Path, template: Path) -> None:
         alice.expect("bob~[0-9a-f]{4}: there 2, and here$")
         assert "another history" in alice.text, f"nothing is told in:\n{alice.text}"
         alice.expect(r"^!! the server contradicted itself: it showed bob~.... another history")
-        alice.expect("^!! Posting has stopped; reading goes on")
+        alice.expect("^!! Nothing more is sent here. The proof is in")
         alice.expect("SERVER FORKED / WENT BACK: it showed bob~")
         alice.expect("posting stopped")
         alice.type("hello?\r")
@@ -1081,7 +1081,7 @@ def rejoin_through(world: World, name: str) -> str:
 
 def texts_of(world: World, name: str) -> list[str]:
     """What a member reads, from a server that is at peace with it."""
-    done = world.run(name, "tail", "lobby", "--json", "--name", name)
+    done = world.run(name, "tail", world.broker.invite(), "--json", "--name", name)
     assert done.returncode == 0, done.stderr
     return [json.loads(line)["text"] for line in done.stdout.splitlines()]
 
@@ -1107,34 +1107,51 @@ def test_rejoin_after_a_rollback(here: World) -> None:
     here.restart_broker()
     send(here, "alice", "2")
     send(here, "bob", "3")
+    assert texts_of(here, "alice") == texts_of(here, "bob") == ["1", "2", "3"]
     here.broker.end()
     shutil.copy(here.folder / "yesterday.db", here.broker.store)
     here.restart_broker()
     for name in ("alice", "bob"):
         assert "it went back" in fault_of(here, name)
-        assert "go out again" not in rejoin_through(here, name)
+        assert "go out with" not in rejoin_through(here, name)
         assert texts_of(here, name) == ["1"]
     send(here, "bob", "4")
     assert texts_of(here, "alice") == ["1", "4"]
 
 
 def test_rejoin_after_an_honest_restore(here: World) -> None:
-    """A new log names the former one: what each wrote since the backup goes out again, once."""
+    """A new log names the former one: what each wrote since the backup goes out again, once.
+
+    Also bob's, of which he has nothing but a receipt.
+    """
     send(here, "alice", "1")
     backup = str(here.folder / "backup.db")
     assert zchat(here.broker.home, "broker", "backup", backup).returncode == 0
     send(here, "alice", "2")
     send(here, "bob", "3")
-    assert texts_of(here, "alice") == texts_of(here, "bob") == ["1", "2", "3"]
     here.broker.end()
     assert zchat(here.broker.home, "broker", "restore", backup).returncode == 0
     here.restart_broker()
     for name in ("alice", "bob"):
-        assert "it lost #2-#3 and started a new log" in fault_of(here, name)
-        assert "1 message(s) of yours that it lost go out again" in rejoin_through(here, name)
+        assert "and started a new log" in fault_of(here, name)
+        assert "1 message(s) of yours that it lost go out with" in rejoin_through(here, name)
         send(here, name, f"{name} is back")
     expected = ["1", "2", "alice is back", "3", "bob is back"]
     assert texts_of(here, "alice") == texts_of(here, "bob") == expected
+
+
+def test_tail_ends_with_4_where_signed_entries_are_held_back(
+    tmp_path: Path, template: Path
+) -> None:
+    """It is no contradiction that could be proved, and a fault all the same."""
+    with rogue_world(tmp_path, template, "withhold=2:after=1") as world:
+        send(world, "alice", "1")
+        assert texts_of(world, "bob") == ["1"]
+        send(world, "alice", "2")
+        done = world.run("bob", "tail", "lobby", "--name", "bob", ZCHAT_WITHHELD_S="1")
+        assert done.returncode == 4
+        assert "alice~" in done.stdout and ": 1\n" in done.stdout
+        assert "it signed #2 and does not deliver what follows #1" in done.stderr
 
 
 def test_rejoin_after_a_fork(tmp_path: Path, template: Path) -> None:

@@ -143,7 +143,7 @@ class Room:
         self._behind_n: int | None = None
         self._withheld_s = 0.0
         self._ticked_at = clock.now()
-        self._is_withheld = False
+        self._withheld_text = ""
         self.asks_again = False  # entries are late: join anew before anybody is accused
         self._is_stale = False
         self.is_slow = False  # delivers next to nothing of what it speaks of
@@ -167,6 +167,11 @@ class Room:
     def fault(self) -> str:
         """The server's first contradiction here; empty if none."""
         return self.record.fault
+
+    @property
+    def accused(self) -> str:
+        """What the server stands accused of: its contradiction, or what it holds back just now."""
+        return self.fault or self._withheld_text
 
     def close(self) -> None:
         """Keep the last receipt that our log has not reached, and let the replica go."""
@@ -296,8 +301,8 @@ class Room:
             self.checked.settle()
         except ServerContradiction as found:
             rows += self._at_fault(found)
-        if self._is_withheld and self.checked.promised_n() <= self.checked.n:
-            self._is_withheld = False
+        if self._withheld_text and self.checked.promised_n() <= self.checked.n:
+            self._withheld_text = ""
             rows.append(Notice(0, State.OK, Blame.NOBODY, "the server delivered what it held back"))
         return rows
 
@@ -597,15 +602,15 @@ class Room:
     def _withheld(self, passed: float, *, following: bool) -> list[Happening]:
         self.asks_again = False
         promised = self.checked.promised_n()
-        if not following or promised <= self.checked.n or self._is_withheld:
+        if not following or promised <= self.checked.n or self._withheld_text:
             return []
         before, self._withheld_s = self._withheld_s, self._withheld_s + passed
         ask_again_at = self._withheld_limit_s / 3
         self.asks_again = before < ask_again_at <= self._withheld_s
         if self._withheld_s < self._withheld_limit_s:
             return []
-        self._is_withheld = True
         text = f"it signed #{promised} and does not deliver what follows #{self.checked.n}"
+        self._withheld_text = text
         return [accusation(text)]
 
     def _staleness(self, now: float) -> list[Happening]:
@@ -627,7 +632,7 @@ class Room:
         verified = sum(member.verified for member in others)
         missing = self.transcript.missing_count()
         stale_s = self.presence.stale_s(now)
-        if self.fault or self._is_withheld:
+        if self.accused:
             state = State.FORKED
         elif stale_s or self.is_slow:
             state = State.STALE
@@ -636,7 +641,7 @@ class Room:
         else:
             state = State.OK if verified == len(others) else State.UNVERIFIED
         behind = max(self.tip - self.checked.n, 0) if self.is_slow else 0
-        return RoomStatus(state, verified, len(others), missing, stale_s, behind, self.fault)
+        return RoomStatus(state, verified, len(others), missing, stale_s, behind, self.accused)
 
     def members(self, now: float) -> list[MemberView]:
         """Who has spoken here, and who is here."""

@@ -128,7 +128,7 @@ class LineChat:
         finally:
             self._flush()
             self.visit.room.mark_read()
-        return Exit.SERVER_FAULT if self.visit.room.fault else Exit.OK
+        return Exit.SERVER_FAULT if self.visit.room.accused else Exit.OK
 
     def _greet(self) -> None:
         """Who one is, and where; what can be typed."""
@@ -244,7 +244,8 @@ class LineChat:
                 await self._enter(text)
             except KeyboardInterrupt:
                 kept = ""
-                if time.monotonic() - self._interrupted_at < _QUIT_WITHIN_S:
+                is_second = time.monotonic() - self._interrupted_at < _QUIT_WITHIN_S
+                if is_second and not self._session.default_buffer.text:
                     return
                 self._interrupted_at = time.monotonic()
                 self.note("Ctrl-C again, Ctrl-D or /quit leaves")
@@ -305,7 +306,7 @@ class LineChat:
         columns = get_app().output.get_size().columns
         if status.state is State.FORKED:
             fault = f"SERVER FORKED / WENT BACK: {safe_line(status.fault)}"
-            return _wrapped([fault, "posting stopped"], columns)
+            return _wrapped([fault, "posting stopped"] if room.fault else [fault], columns)
         parts = ["E2E on"]
         if self.visit.offline_since_ms:
             parts.append(f"offline since {clock_time(self.visit.offline_since_ms)}")

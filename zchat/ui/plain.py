@@ -132,8 +132,8 @@ class PlainChat:
                 await self._next_move(timeout_s)
             except TimeoutError:
                 raise not_confirmed(self._visit, timeout_s) from None
-        if room.fault:
-            raise ServerFault(text=room.fault)
+        if room.accused:
+            raise ServerFault(text=room.accused)
 
 
 def offline_line(visit: Visit) -> str:

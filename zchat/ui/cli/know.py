@@ -220,10 +220,10 @@ async def _ask(opened: Opened, show: Callable[[Room], None], *, new: bool) -> in
     async with Visit(opened, config_for()) as visit:
         await visit.arrive(History(0), show_progress)
         visit.settle_in(may_be_empty=new, may_be_weak=True)
-        if not visit.caught_up and not visit.room.fault:
+        if not visit.caught_up and not visit.room.accused:
             say(f"The server at {visit.address} does not answer; this is what is known here.")
         show(visit.room)
-        fault = visit.room.fault
+        fault = visit.room.accused
     opened.vault.close()
     if fault:
         raise ServerFault(text=fault)

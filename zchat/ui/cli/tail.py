@@ -103,8 +103,8 @@ async def _tail(
         if follow:
             visit.client.beat(visit.room.tag)
             await _follow(visit, wanted, show)
-        if visit.room.fault:
-            raise ServerFault(text=visit.room.fault)
+        if visit.room.accused:
+            raise ServerFault(text=visit.room.accused)
         if not visit.caught_up:
             raise Unreachable(address=visit.address)
     return 0

@@ -12,6 +12,7 @@ import math
 import re
 import resource
 import sys
+import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -893,6 +894,9 @@ def test_a_changed_file_is_no_evidence(proof: Proof) -> None:
         assert judge(found) is None
 
 
+_FIRST_BYTE = PROOFS[Proof.OTHER_PAST].earlier.packed.hex()[:2].encode()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
@@ -902,7 +906,9 @@ def test_a_changed_file_is_no_evidence(proof: Proof) -> None:
         (b"\n}", b"\n} ", "another form"),
         (b'"start": "', b'"start": "AB', "not an evidence file"),
         (b'"room": "', b'"room": "a', "not an evidence file"),
-        (b'"earlier": "', b'"earlier": "00', "144 bytes"),
+        (b'"room": "', b'"room": "' + b"ab" * 129, "not an evidence file"),
+        (b'"earlier": "' + _FIRST_BYTE, b'"earlier": "', "144 bytes"),
+        (b'"earlier": "', b'"earlier": "00', "not an evidence file"),
         (b"{", b"\xff{", "not an evidence file"),
         (b"{", b"[" * 5_000, "not an evidence file"),
     ],
@@ -912,6 +918,19 @@ def test_a_file_of_another_form_is_refused(old: bytes, new: bytes, reason: str) 
     assert raw.count(old) >= 1
     with pytest.raises(Malformed, match=reason):
         evidence.unpack(raw.replace(old, new, 1))
+
+
+def test_a_long_field_of_a_file_takes_no_memory() -> None:
+    """Anybody may hand such a file to anybody: ten megabytes of it stay about that."""
+    raw = evidence.pack(PROOFS[Proof.TWO_HASHES]).replace(
+        b'"start": "', b'"start": "' + b"a" * 10**7
+    )
+    tracemalloc.start()
+    with pytest.raises(Malformed, match="not an evidence file"):
+        evidence.unpack(raw)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * len(raw)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from msgspec import Meta, Struct
 
 from zchat.errors import Malformed
 from zchat.protocol.ledger import Contradiction, Head
-from zchat.protocol.limits import SIGNATURE_BYTES
+from zchat.protocol.limits import HEAD_BYTES, SIGNATURE_BYTES
 
 VERSION = 1
 MAX_FILE_BYTES = 256 * 1024 * 1024
-_Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$")]
+# The bound is looked at first: matched against the pattern, a long field takes 80 times its memory.
+_Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", max_length=2 * HEAD_BYTES)]
 
 
 class _File(Struct, forbid_unknown_fields=True, frozen=True):

@@ -87,6 +87,8 @@ class Peer:
 
     def close(self, linger_ms: int = 0) -> None:
         """End; what was not sent yet goes out first if it is given time."""
+        if self._context.closed:
+            return
         self.socket.disable_monitor()
         self._monitor.close()
         self.socket.close(linger_ms)
@@ -102,6 +104,11 @@ class Peer:
             if event["event"] in events:
                 return int(event["value"])
         raise AssertionError(f"none of {[zmq.Event(e).name for e in events]}, but {told}")
+
+    def is_refused(self) -> bool:
+        """Whether the broker refuses this connection; False once it has let it in."""
+        told = self.await_event(zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        return told == 400
 
     def say(self, word: Word, attachment: bytes | None = None) -> None:
         self.send(encode(word, attachment))

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *OPEN_PROTOCOL,
     },
     "ui/cli": {
-        *("zchat.member", "zchat.ui", "zchat.broker", "zchat.log.sqlite", "click", "msgspec"),
+        *("zchat.member", "zchat.ui", "zchat.broker", "zchat.log", "click", "msgspec"),
         *("zchat.protocol.limits", "zchat.protocol.words", "zchat.protocol.ledger"),
         *("zchat.protocol.evidence", "zchat.lab", *GROUND),
     },

@@ -1,6 +1,13 @@
 """Backup, restore, and how members go on after it, with real processes."""
 
-from tests.processes import World, wait_for, zchat
+import contextlib
+import signal
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+
+from tests.processes import Running, World, wait_for, zchat
 
 
 def _texts(world: World, name: str) -> list[str]:
@@ -87,3 +94,118 @@ def test_what_is_kept_no_longer_leaves_an_unbroken_chain(here: World) -> None:
 def _kept(world: World) -> int:
     """How many envelopes the server holds."""
     return zchat(world.folder / "host", "broker", "audit").stdout.count("sealed: ")
+
+
+def test_doctor_names_what_is_wrong_and_how_to_mend_it(here: World) -> None:
+    """A sound profile is well; one bit in the store, and a key that others can read, are named."""
+    host = here.folder / "host"
+    host.chmod(0o700)
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    beside = zchat(host, "doctor")
+    assert (beside.returncode, "(running)" in beside.stdout) == (0, True), beside.stdout
+    here.broker.end()
+    with contextlib.closing(sqlite3.connect(here.broker.store)) as store:
+        (envelope,) = store.execute("SELECT envelope FROM entries").fetchone()
+        store.execute(
+            "UPDATE entries SET envelope = ?", (envelope[:-1] + bytes([envelope[-1] ^ 1]),)
+        )
+        store.commit()
+    (host / "broker" / "keys").chmod(0o644)
+    told = zchat(host, "doctor")
+    assert told.returncode == 1
+    assert "#1: the message is not the one that was stored" in told.stdout
+    assert "zchat broker restore FILE" in told.stdout
+    assert "chmod go=" in told.stdout
+
+
+def test_a_server_whose_store_is_gone_does_not_begin_empty_unasked(here: World) -> None:
+    """It says what to do; asked to, it begins empty, and members see that it lost everything."""
+    host = here.folder / "host"
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    assert here.run("alice", "tail", "lobby").returncode == 0
+    here.broker.end()
+    here.broker.store.unlink()
+    refused = zchat(host, "broker", "--listen", here.broker.address)
+    assert refused.returncode == 3
+    assert "--new-store" in refused.stderr
+    assert not here.broker.store.exists()
+    anew = Running(host, "broker", "--listen", here.broker.address, "--new-store", label="anew")
+    try:
+        anew.expect("^zchat://")
+        told = here.run("alice", "tail", "lobby")
+        assert told.returncode == 4
+        assert "one" in told.stdout
+        assert "it went back 1 messages" in told.stdout
+    finally:
+        anew.end()
+        anew.end_input()
+
+
+def test_health_is_told_on_loopback_and_nowhere_else(here: World) -> None:
+    """The three paths answer; another address is refused; a stopped loop is not well."""
+    host = here.folder / "host"
+    here.broker.end()
+    refused = zchat(host, "broker", ZCHAT_HEALTH="0.0.0.0:0")
+    assert refused.returncode == 1
+    assert "loopback" in refused.stderr
+    port = _free_port()
+    here.restart_broker(ZCHAT_HEALTH=f"127.0.0.1:{port}")
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    assert _get(port, "/healthz") == _get(port, "/readyz") == (200, "ok\n")
+    wait_for("counted", lambda: 'event="stored"} 1' in _get(port, "/metrics")[1])
+    assert _get(port, "/")[0] == 404
+    here.broker.process.send_signal(signal.SIGSTOP)
+    here.broker.process.send_signal(signal.SIGCONT)
+    assert _get(port, "/healthz")[0] == 200
+
+
+def test_sighup_reads_the_settings_again(here: World) -> None:
+    """Who is no longer on the list is let go; a file that is none changes nothing."""
+    host = here.folder / "host"
+    bob = here.join("bob")
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    bob.expect("one$")
+    settings = host / "broker.toml"
+    settings.write_text("nonsense = 1\n")
+    here.broker.process.send_signal(signal.SIGHUP)
+    here.broker.expect_note("settings stay as they were")
+    settings.write_text(f'allow = ["{"0" * 64}"]\n')
+    here.broker.process.send_signal(signal.SIGHUP)
+    here.broker.expect_note("settings were read again")
+    bob.type("am I still here?\n")
+    bob.expect_note("offline since")
+    assert here.run("alice", "send", "lobby", "two").returncode == 3
+    settings.write_text("")
+    here.broker.process.send_signal(signal.SIGHUP)
+    bob.expect(r"am I still here\?$", patience_s=60)
+
+
+def test_systemd_is_told_that_the_loop_turns(here: World) -> None:
+    """READY once, WATCHDOG again and again, STOPPING at the end."""
+    here.broker.end()
+    path = here.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(30)
+        here.restart_broker(NOTIFY_SOCKET=str(path))
+        assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        here.broker.end()
+        told = [systemd.recv(100)]
+        while told[-1] != b"STOPPING=1":
+            told.append(systemd.recv(100))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()

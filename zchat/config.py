@@ -32,6 +32,7 @@ class BrokerConfig(Struct, forbid_unknown_fields=True, frozen=True):
     listen: str = f"127.0.0.1:{DEFAULT_PORT}"
     advertise: str = ""
     allow: tuple[str, ...] = ()
+    health: str = ""
     post_burst: _Positive = limits.POST_BURST
     posts_per_s: _Positive = limits.POSTS_PER_S
     cast_burst: _Positive = limits.CAST_BURST

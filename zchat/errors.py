@@ -210,6 +210,12 @@ class StoreEmpty(StoreTrouble):
     hint = "Is it the folder you mean? ZCHAT_HOME names it."
 
 
+class StoreGone(StoreTrouble):
+    """The store {path} is gone, and this server has had one; started now, it would begin empty."""
+
+    hint = "Put a backup in its place (zchat broker restore FILE), or say --new-store."
+
+
 class StoreUnreadable(StoreTrouble):
     """{path} cannot be read as a zchat store: {reason}."""
 

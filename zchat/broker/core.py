@@ -103,10 +103,19 @@ class Core:
         self._intake = Intake(log, key, heads, rooms)
         self._cursors = Cursors(log, heads)
         self._retention = Retention(log, Keep(allowed.keep_days, allowed.keep_room_bytes))
+        self.change_limits(allowed)
+        self.counts: Counter[str] = Counter()
+
+    def change_limits(self, allowed: Limits) -> None:
+        """Other rates from now on; the other limits are for the life of a process."""
+        self._allowed = allowed
         self._posts = _Rate(allowed.post_burst, allowed.posts_per_s)
         self._casts = _Rate(allowed.cast_burst, allowed.casts_per_s)
         self._controls = _Rate(allowed.control_burst, allowed.controls_per_s)
-        self.counts: Counter[str] = Counter()
+
+    def gauges(self) -> dict[str, int]:
+        """How much of what there is now."""
+        return {"connections": len(self._connections), "rooms": self._intake.room_count}
 
     # ---- connections ----
 
@@ -123,6 +132,15 @@ class Core:
         self._connections.pop(route, None)
         self._intake.forget(route)
         self._cursors.forget(route)
+
+    def drop_all_but(self, allowed: frozenset[bytes]) -> None:
+        """Forget the connections of access keys that may no longer be here (none named: all may).
+
+        They are told to say HELLO when they speak next, and the handshake refuses them then.
+        """
+        for route, connection in list(self._connections.items()):
+            if allowed and connection.peer.access_key not in allowed:
+                self.closed(route)
 
     # ---- a message comes in ----
 

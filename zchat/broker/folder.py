@@ -34,6 +34,11 @@ def log_path(folder: Path) -> Path:
     return folder / "log.db"
 
 
+def has_keys(folder: Path) -> bool:
+    """Whether a broker has been here before."""
+    return (folder / "keys").exists()
+
+
 def load_keys(folder: Path) -> BrokerKeys:
     """The keys in `folder`, made on the first call. Raises StoreTrouble, StoreUnreadable."""
     path = folder / "keys"

@@ -39,7 +39,7 @@ class Gate:
         connections_per_address: int,
         handshakes: Budget[str],
     ) -> None:
-        self._allow = allow
+        self.allow = allow
         self._most = connections_per_address
         self._handshakes = handshakes
         self._address_of: dict[int, str] = {}
@@ -79,7 +79,7 @@ class Gate:
         address = plain_address(raw)
         if mechanism != b"CURVE" or len(credentials) != 1:
             return "CURVE only"
-        if self._allow and credentials[0] not in self._allow:
+        if self.allow and credentials[0] not in self.allow:
             return "access key not allowed"
         if self._connections[address] > self._most:
             return "too many connections"

@@ -79,7 +79,7 @@ class Intake:
         self._limits = limits
         self._staged: dict[bytes, Staged] = {}
         self._next_k: dict[bytes, dict[bytes, int]] = {}  # by route, by room
-        self._room_count = log.count_rooms()
+        self.room_count = log.count_rooms()
         self.full = False
 
     def forget(self, route: bytes) -> None:
@@ -137,7 +137,7 @@ class Intake:
         of_this_key = sum(other.maker == access_key for other in made_now)
         too_many = (
             self._log.rooms_made_by(access_key) + of_this_key >= self._limits.per_access_key
-            or self._room_count + len(made_now) >= self._limits.in_all
+            or self.room_count + len(made_now) >= self._limits.in_all
         )
         return Refusal("too-many-rooms", _FULL_RETRY_MS) if too_many else None
 
@@ -182,7 +182,7 @@ class Intake:
     def committed(self) -> dict[bytes, Staged]:
         """The batch is durable: what the turn was, by room; the next turn begins."""
         staged, self._staged, self.full = self._staged, {}, False
-        self._room_count += sum(room.is_new for room in staged.values())
+        self.room_count += sum(room.is_new for room in staged.values())
         return staged
 
     def failed(self) -> Iterator[tuple[bytes, Post]]:

@@ -15,15 +15,17 @@ import os
 import resource
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 
 import zmq
 
 from zchat.broker.budget import Budget
-from zchat.broker.core import Core
+from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
+from zchat.broker.pulse import Pulse
 from zchat.broker.send import Send
 from zchat.errors import CannotListen, StoreFull
 from zchat.log.contract import BrokerLog
@@ -77,6 +79,7 @@ class Server:
         allow: frozenset[bytes] = frozenset(),
         connections_per_address: int,
         handshakes: tuple[int, int] = (HANDSHAKE_BURST, HANDSHAKES_PER_S),
+        pulse: Pulse | None = None,
     ) -> None:
         assert zmq.has("curve") and zmq.zmq_version_info() >= (4, 3, 5)
         _prepare_process()
@@ -87,6 +90,7 @@ class Server:
         self._gate = Gate(self._context, allow, connections_per_address, Budget(*handshakes))
         self._router = self._make_router(keys)
         self._gate.watch(self._router)
+        self._pulse = pulse or Pulse()
         self._stopping = False
         self._expires_at = 0.0
 
@@ -110,19 +114,36 @@ class Server:
         """End the loop after its turn. Safe in a signal handler."""
         self._stopping = True
 
-    def run(self, watch: Callable[[], bool] = lambda: False) -> None:
+    def change(self, allowed: Limits, allow: frozenset[bytes]) -> None:
+        """Other limits, and other access keys, from the next turn on."""
+        self._core.change_limits(allowed)
+        self._gate.allow = allow
+        self._core.drop_all_but(allow)
+
+    def run(
+        self,
+        watch: Callable[[], bool] = lambda: False,
+        on_hangup: Callable[[], None] = lambda: None,
+    ) -> None:
         """Serve until `stop` is called, or `watch` (asked a few times a second) says so.
 
-        Raises StoreTrouble when the store failed in a way that a retry cannot mend.
+        `on_hangup` is called between two turns after a SIGHUP. Raises StoreTrouble when the store
+        failed in a way that a retry cannot mend.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
+        hung_up = threading.Event()
+        signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
         poller = zmq.Poller()
         for waiting in (self._router, self._gate.zap, self._gate.monitor):
             poller.register(waiting, zmq.POLLIN)
         while not (self._stopping or watch()):
             poller.poll(self._poll_ms())
             self._turn()
+            if hung_up.is_set():
+                hung_up.clear()
+                on_hangup()
+        self._pulse.stopping()
         self._turn()
         self._say_farewell()
 
@@ -142,6 +163,7 @@ class Server:
         if now >= self._expires_at:
             self._expires_at = now + _EXPIRY_S
             self._core.expire(time.time_ns() // 1_000_000)
+        self._pulse.beat(now, self._core.counts, self._core.gauges())
 
     def _drain(self, now: float) -> None:
         """Take what waits: at most a bounded number of messages, at most one batch of a room."""
@@ -222,6 +244,7 @@ class Server:
     def close(self) -> None:
         """Give back sockets and store."""
         logger.info("ended: %s", dict(self._core.counts))
+        self._pulse.close()
         self._router.disable_monitor()
         self._router.close()
         self._gate.close()

@@ -21,6 +21,7 @@ from zchat.errors import Exit, StoreFull, ZchatError
 from zchat.protocol.limits import MAX_ADDRESS_SPACE
 from zchat.ui.cli.chat import join, start
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
+from zchat.ui.cli.doctor import doctor
 from zchat.ui.cli.fault import evidence, rejoin
 from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
 from zchat.ui.cli.lab import lab
@@ -43,7 +44,7 @@ _SECTIONS: dict[str, list[click.Command]] = {
     "Scripts": [send, tail],
     "Trust": [verify, members, whoami, evidence, rejoin],
     "Rooms": [rooms, invite, forget],
-    "Server": [broker, lab],
+    "Server": [broker, lab, doctor],
 }
 
 _EXIT_CODES = """\

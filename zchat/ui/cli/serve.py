@@ -1,5 +1,6 @@
 """`zchat broker`: the server alone, and what it holds."""
 
+import ipaddress
 import logging
 import os
 import select
@@ -15,10 +16,11 @@ from zchat.broker import folder as broker_folder
 from zchat.broker.audit import audit_lines
 from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys, load_keys, log_path
+from zchat.broker.pulse import Pulse
 from zchat.broker.server import Server
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
 from zchat.database import Access
-from zchat.errors import BadConfig, CannotListen
+from zchat.errors import BadConfig, CannotListen, StoreGone
 from zchat.log.sqlite import SqliteLog
 from zchat.member import invite
 from zchat.ui.cli.common import data, say
@@ -46,6 +48,7 @@ def default_address() -> str:
     metavar="FILE",
     help="Settings (default: broker.toml in the profile).",
 )
+@click.option("--new-store", is_flag=True, help="Begin empty although there has been a store.")
 @click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin ends.")
 @click.pass_context
 def broker(
@@ -54,6 +57,7 @@ def broker(
     advertise: str | None,
     config: Path | None,
     *,
+    new_store: bool,
     until_eof: bool,
 ) -> None:
     """Start a server. Its first line is the invite stem.
@@ -69,8 +73,11 @@ def broker(
         stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO
     )
     flags = {"listen": listen, "advertise": advertise}
-    settings, _ = load(BrokerConfig, config, flags, os.environ)
-    serve(settings, _stdin_ended if until_eof else lambda: False)
+
+    def settings() -> BrokerConfig:
+        return load(BrokerConfig, config, flags, os.environ)[0]
+
+    serve(settings, _stdin_ended if until_eof else lambda: False, new_store=new_store)
 
 
 def _stdin_ended() -> bool:
@@ -79,14 +86,17 @@ def _stdin_ended() -> bool:
     return bool(readable) and not os.read(0, 1)
 
 
-def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
-    """Run a broker in this process until it is told to stop.
+def serve(read: Callable[[], BrokerConfig], ended: Callable[[], bool], *, new_store: bool) -> None:
+    """Run a broker in this process until it is told to stop. SIGHUP has the settings read again.
 
-    Raises BadInvite, CannotListen, StoreBusy, StoreTrouble, StoreUnreadable.
+    Raises BadConfig, BadInvite, CannotListen, StoreBusy, StoreGone, StoreTrouble, StoreUnreadable.
     """
-    folder = home() / "broker"
+    settings, folder = read(), home() / "broker"
     host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
-    log = SqliteLog(log_path(folder), Access.ONE_WRITER)
+    path = log_path(folder)
+    if broker_folder.has_keys(folder) and not path.exists() and not new_store:
+        raise StoreGone(path=path)
+    log = SqliteLog(path, Access.ONE_WRITER)
     keys = load_keys(folder)
     core = Core(log, keys.log_key, _limits(settings), f"zchat {version()}")
     server = Server(
@@ -96,17 +106,36 @@ def serve(settings: BrokerConfig, ended: Callable[[], bool]) -> None:
         allow=_allowed_keys(settings),
         connections_per_address=settings.connections_per_address,
         handshakes=(settings.handshake_burst, settings.handshakes_per_s),
+        pulse=_pulse(settings.health),
     )
+
+    def read_again() -> None:
+        try:
+            changed = read()
+            server.change(_limits(changed), _allowed_keys(changed))
+            logging.info("settings were read again: rates and the list of access keys")
+        except BadConfig as error:
+            logging.warning("settings stay as they were: %s", error)
+
     try:
         port = server.listen(resolve(host, port), port)
         stem = stem_of(keys, host, port, settings.advertise)
         broker_folder.announce(folder, stem)
         data(stem)
         say("Members join with that line and the name of a room: zchat join LINE --room lobby")
-        server.run(ended)
+        server.run(ended, read_again)
     finally:
         broker_folder.retract(folder)
         server.close()
+
+
+def _pulse(address: str) -> Pulse:
+    if not address:
+        return Pulse()
+    host, port = invite.parse_address(address, 0)
+    if not ipaddress.ip_address(resolve(host, port)).is_loopback:
+        raise BadConfig(path="health", reason=f"{address} is not on loopback")
+    return Pulse(host, port)
 
 
 def resolve(host: str, port: int) -> str:

@@ -1,0 +1,148 @@
+"""`zchat doctor`: what is wrong with a profile or a store, and how to mend it."""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from zchat.broker.folder import log_path
+from zchat.config import home
+from zchat.database import Access
+from zchat.errors import Exit, StoreBusy, StoreEmpty, ZchatError
+from zchat.files import take_lock
+from zchat.log.sound import damages
+from zchat.log.sqlite import SqliteLog
+from zchat.member.profile import Profile
+from zchat.member.vault import Vault
+from zchat.ui.cli.common import data
+
+_LITTLE_SPACE_BYTES = 64 * 1024 * 1024
+_MOST_SHOWN = 5
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what is wrong with it (empty: nothing)."""
+
+    subject: str
+    wrong: str = ""
+    remedy: str = ""
+
+
+@click.command()
+def doctor() -> int:
+    """Look for what is wrong with this profile and its server's store.
+
+    Says how to mend it. Changes nothing, also beside a running server. Ends with 1 if something is
+    wrong.
+
+    \b
+        zchat doctor
+    """
+    sick = False
+    for finding in _examine(home()):
+        data(f"{'!!' if finding.wrong else 'ok'}  {finding.subject}")
+        if finding.wrong:
+            sick = True
+            data(f"      {finding.wrong}")
+            data(f"      {finding.remedy}")
+    return Exit.FIXABLE if sick else Exit.OK
+
+
+def _examine(folder: Path) -> Iterator[Finding]:
+    if not folder.exists():
+        yield Finding(f"the profile {folder} does not exist yet; nothing to look at")
+        return
+    yield _space(folder)
+    yield from _readable_by_others(folder)
+    yield from _server(folder / "broker")
+    profile = Profile(folder)
+    for member in profile.members():
+        try:
+            vault = profile.vault(member)
+        except ZchatError as error:
+            yield Finding(f"vault of {member}", error.sentence, error.advice)
+            continue
+        yield from _rooms(vault, member)
+        vault.close()
+
+
+def _space(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    subject = f"disk of {folder}: {free // 1024 // 1024:,} MiB free"
+    if free >= _LITTLE_SPACE_BYTES:
+        return Finding(subject)
+    return Finding(subject, "That is little: messages may not be kept.", "Make room on the disk.")
+
+
+def _readable_by_others(folder: Path) -> Iterator[Finding]:
+    """Secrets belong to their owner alone."""
+    secrets = [folder, *folder.glob("broker/keys"), *folder.glob("members/*/vault.key")]
+    open_ones = [path for path in secrets if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    subject = "secrets are readable by their owner only"
+    if not open_ones:
+        yield Finding(subject)
+    for path in open_ones:
+        yield Finding(subject, f"{path} can be read by others.", f"chmod go= '{path}'")
+
+
+def _server(folder: Path) -> Iterator[Finding]:
+    path = log_path(folder)
+    if not path.exists():
+        if (folder / "keys").exists() and any(folder.glob("log*")):
+            yield Finding(
+                f"server's store {path}",
+                "It is gone, and this server has had one: started now, it would begin empty.",
+                "Put a backup in its place: zchat broker restore FILE",
+            )
+        return
+    try:
+        take_lock(path).release()
+        state = "not running"
+    except StoreBusy:
+        state = "running"
+    yield from _log(f"server's store {path} ({state})", path, "zchat broker restore FILE")
+
+
+def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
+    try:
+        log = SqliteLog(path, Access.READ_ONLY)
+    except StoreEmpty:
+        yield Finding(f"{subject}: empty")
+        return
+    except ZchatError as error:
+        yield Finding(subject, error.sentence, remedy)
+        return
+    try:
+        rooms = list(log.rooms())
+        wrong = [
+            f"room {room.hex()[:8]} #{damage.n}: {damage.what}"
+            for room in rooms
+            for damage in damages(log, room)
+        ]
+    except ZchatError as error:
+        wrong = [error.sentence]
+        rooms = []
+    finally:
+        log.close()
+    more = f", and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
+    subject = f"{subject}: {len(rooms)} room(s), every id and the chain"
+    yield Finding(subject, "; ".join(wrong[:_MOST_SHOWN]) + more, remedy)
+
+
+def _rooms(vault: Vault, member: str) -> Iterator[Finding]:
+    for known in vault.rooms():
+        record = known.record
+        subject = f"{record.room} at {record.server.address} as {member}"
+        path = vault.replica_path(known.tag)
+        if path.exists():
+            anew = f"Move {path} away: it is read anew from the server."
+            yield from _log(f"{subject}: replica", path, anew)
+        if record.fault:
+            way_on = f"zchat rejoin {record.room} shows the way on."
+            yield Finding(subject, f"The server contradicted itself: {record.fault}.", way_on)
+        waiting = vault.waiting(known.tag)
+        if waiting:
+            yield Finding(f"{subject}: {waiting} message(s) wait to go out with the next join")

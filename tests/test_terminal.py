@@ -164,6 +164,8 @@ def test_ctrl_c_clears_the_line_and_twice_leaves(here: World) -> None:
     alice = ready(here.terminal("alice"))
     alice.type("a draft\x03")
     alice.expect("^-- Ctrl-C again, Ctrl-D or /quit leaves$")
+    alice.type("another draft\x03")
+    alice.expect("^-- Ctrl-C again, Ctrl-D or /quit leaves$", count=2)
     alice.type("kept\r")
     alice.expect("alice: kept$")
     alice.type("\x03\x03")

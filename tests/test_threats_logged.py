@@ -28,6 +28,9 @@ from zchat.lab.rogue import flipped
 from zchat.log.contract import Entry, MemoryLog
 from zchat.member.checked import CheckedLog, ServerContradiction
 from zchat.member.invite import Origin
+from zchat.member.profile import Opened
+from zchat.member.rejoin import rejoin
+from zchat.member.vault import Vault
 from zchat.protocol import evidence
 from zchat.protocol.body import Beat
 from zchat.protocol.envelope import EnvelopeClass
@@ -1177,5 +1180,40 @@ def test_rejoin_where_the_message_that_crossed_stays(tmp_path: Path, template: P
         assert "another history" in fault_of(world, "alice")
         world.repent()
         rejoin_through(world, "alice")
+        assert texts_of(world, "alice") == ["together", "here 1", "there 3, and here"]
         send(world, "alice", "back")
-        assert texts_of(world, "alice") == ["together", "here 1", "there 3, and here", "back"]
+        told = world.run("alice", "tail", "lobby", "--all", "--name", "alice")
+        assert told.returncode == 0
+        assert "accepted by your rejoin: it showed bob~" in told.stdout
+        assert ": back\n" in told.stdout
+        assert "shows another log" not in fault_of(world, "bob")
+        rejoin_through(world, "bob")
+        assert texts_of(world, "bob") == ["together", "here 1", "there 3, and here", "back"]
+
+
+def test_rejoin_accepts_what_stands_there_and_nothing_later(tmp_path: Path) -> None:
+    """A message that counter-signs another history accuses again, if it came after."""
+    with Bench(tmp_path) as bench:
+        alice = bench.member("alice")
+        alice.say("one")
+        other = bench.log_key.sign_head(alice.keys.tag, alice.room.checked.log, 1, bytes(32), 0)
+        witness = Insider(bench, bench.keys())
+        bench.log_envelope(witness.text("I saw something else", seq=1, seen=other.packed))
+        alice.must_show(FAULT)
+        alice.stop()
+        vault = Vault(alice.folder)
+        record = vault.room(alice.keys.tag)
+        assert record is not None
+        rejoin(Opened(vault, alice.keys, record, float("inf")))
+        vault.close()
+        for _ in range(2):
+            alice.start()
+            bench.settle()
+            alice.must_show("accepted by your rejoin: it showed mallory~")
+            alice.must_not_show(FAULT)
+            alice.say("and on we go")
+            alice.stop()
+        alice.start()
+        bench.log_envelope(witness.text("again something else", seq=2, seen=other.packed))
+        alice.must_show(FAULT + ": it showed mallory~")
+        assert alice.room.fault

@@ -45,7 +45,9 @@ def rejoin(opened: Opened) -> Rejoined:
         ]
         vault.offer(keys.tag, lost)
     aside = vault.set_replica_aside(keys.tag)
-    cleared = msgspec.structs.replace(record, fault="", fault_ms=0, evidence="", kept_n=-1)
+    cleared = msgspec.structs.replace(
+        record, fault="", fault_ms=0, evidence="", kept_n=-1, accepted_n=-1
+    )
     vault.save_room(keys.tag, cleared)
     return Rejoined(aside, vault.waiting(keys.tag))
 

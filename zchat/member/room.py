@@ -316,6 +316,8 @@ class Room:
         """How far we are; at the end for the first time, what comes from now on is live."""
         caught_up = self.checked.n >= self.tip
         self.transcript.caught_up = self.transcript.caught_up or caught_up
+        if caught_up and self.record.accepted_n < 0:
+            self._save(accepted_n=self.checked.n)
         return Progress(self.checked.n, max(self.tip, self.checked.n), caught_up)
 
     def disconnected(self) -> None:
@@ -335,11 +337,24 @@ class Room:
         What to do about it is said right behind it.
         """
         told: list[Row] = []
-        for row in rows:
+        for row in map(self._unless_accepted, rows):
             told.append(row)
             if isinstance(row, Notice) and row.blame is Blame.SERVER and not self.record.fault:
                 told.append(self._keep_fault(row))
         return told
+
+    def _unless_accepted(self, row: Row) -> Row:
+        """What stood in the log when its user accepted it is told, and accuses nobody again.
+
+        The message by which a fork was found stays there for ever.
+        """
+        end = self.record.accepted_n
+        if not isinstance(row, Notice) or row.blame is not Blame.SERVER or not row.n:
+            return row
+        if 0 <= end < row.n:
+            return row
+        told = f"accepted by your rejoin: {row.text.removeprefix(ACCUSES)}"
+        return Notice(row.n, State.UNVERIFIED, Blame.NOBODY, told)
 
     def _keep_fault(self, accused: Notice) -> Notice:
         proof, path = accused.proof, ""

@@ -95,6 +95,7 @@ class RoomRecord(msgspec.Struct, frozen=True):
     fault_ms: int = 0
     evidence: str = ""
     is_unsure: bool = False  # it was empty, and nobody has spoken since: mistyped, perhaps
+    accepted_n: int = 0  # what accuses the server up to there was accepted; -1: to where we arrive
     kept_n: int = -1  # how much of our log a new log of the server's keeps, if it started one
     read_n: int = 0  # up to where its user has read, and when
     read_ms: int = 0

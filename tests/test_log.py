@@ -23,8 +23,11 @@ from zchat.database import Access
 from zchat.errors import StoreBusy, StoreEmpty, StoreTrouble, StoreUnreadable
 from zchat.log.contract import Addition, BrokerLog, Entry, Log, MemoryLog, Tip
 from zchat.log.overlay import Overlay
+from zchat.log.sound import damages
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.member.vault import SCHEMA as VAULT_SCHEMA
+from zchat.protocol.envelope import envelope_id
+from zchat.protocol.ledger import link
 from zchat.protocol.limits import (
     BIRTH_BYTES,
     HEAD_BYTES,
@@ -511,6 +514,57 @@ def test_what_is_expired_is_expired_alike(
             kept = (ROOM, 1_000_000 + last, most_bytes)
             assert log.first_kept(*kept) == model.first_kept(*kept)
         log.close()
+
+
+# ---- whether a log still is what was written ----
+
+
+def chained(count: int) -> list[Entry]:
+    """Entries with the ids and hashes that belong to their envelopes."""
+    entries: list[Entry] = []
+    previous = LOG_ID
+    for n in range(1, count + 1):
+        entry_id = envelope_id(b"envelope %d" % n)
+        previous = link(previous, n, entry_id)
+        entries.append(Entry(n, entry_id, previous, b"envelope %d" % n))
+    return entries
+
+
+def test_a_log_is_sound_as_it_was_written(writable: Opener) -> None:
+    """Also where only ids are kept, and where nothing is."""
+    log = writable([])
+    log.append([adding()])
+    assert list(damages(log, ROOM)) == []
+    entries = chained(MAX_BATCH_ENTRIES + 3)
+    log.append([adding(*entries[:3], entries[3]._replace(envelope=None), *entries[4:])])
+    assert list(damages(log, ROOM)) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "places"),
+    [
+        ("UPDATE entries SET envelope = x'00' WHERE place & 255 = 2", {2}),
+        ("UPDATE entries SET id = zeroblob(32) WHERE place & 255 = 2", {2}),
+        ("UPDATE entries SET id = zeroblob(32), envelope = NULL WHERE place & 255 = 3", {3}),
+        ("UPDATE entries SET hash = zeroblob(32) WHERE place & 255 = 4", {4, 5}),
+        ("UPDATE rooms SET hash = zeroblob(32)", {5}),
+        ("UPDATE rooms SET log = zeroblob(32)", {1}),
+    ],
+)
+def test_what_was_changed_in_a_log_is_found(
+    tmp_path: Path, statement: str, places: set[int]
+) -> None:
+    """By somebody who can write the file: an envelope, an id, a hash, the end, the beginning."""
+    filled(in_file)(tmp_path, [adding(*chained(5))]).close()
+    connection = sqlite3.connect(log_path(tmp_path))
+    with connection:
+        connection.execute(statement)
+    connection.close()
+    log = in_file(tmp_path)
+    found = list(damages(log, ROOM))
+    assert {damage.n for damage in found} == places
+    assert all(damage.what for damage in found)
+    log.close()
 
 
 # ---- the overlay ----

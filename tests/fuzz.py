@@ -837,6 +837,7 @@ class Honest(World):
             casts_per_s=1,
             rooms_per_access_key=1,
             rooms_per_broker=3,
+            keep_room_bytes=rng.choice([0, 0, 20_000, 80_000]),
         )
         self.broker = BrokerCore(self.log, self.log_key, limits, "fuzz")
         self.routes_made = 0
@@ -920,9 +921,11 @@ class Honest(World):
         if tip is None:
             return
         entry = self.log.read(self.keys.tag, n := self.rng.randint(1, tip.n), n)[0]
+        if entry.id not in self.made:  # the member's own
+            return
         route = self.a_greeted_route()
         k = self.broker._intake._expected(route, self.keys.tag)
-        self.tell(route, encode(Post(self.keys.tag, k), entry.envelope))
+        self.tell(route, encode(Post(self.keys.tag, k), self.made[entry.id][0].envelope))
         self.commit()
         if self.log.tip(self.keys.tag) != tip:
             raise Broken(f"#{n} was posted again, and something was stored")
@@ -1048,7 +1051,7 @@ class Honest(World):
                 self.to_member.append(send.frames)
 
     def turn(self) -> None:
-        """What the member said, a commit, what the broker answers, and time passes."""
+        """What the member said, a commit, what is kept no longer, what the broker answers."""
         while self.member.said:
             frames = self.member.said.popleft()
             if not self.parses(frames, by_member=True):
@@ -1058,6 +1061,8 @@ class Honest(World):
             if self.broker.full:
                 self.commit()
         self.commit()
+        if self.rng.random() < 0.05:
+            self.broker.expire(self.clock.wall_ms())
         self.broker.retry_stuck()
         self.send(self.broker.serve())
         while self.to_member:
@@ -1073,6 +1078,7 @@ class Honest(World):
         tip, checked = self.log.tip(self.keys.tag), self.member.room.checked
         if tip is not None and (checked.n, checked.hash) != (tip.n, tip.hash):
             raise Broken(f"the member has {checked.n} entries of {tip.n}")
+        self.tally.taken["envelopes the broker let go"] += self.broker.counts["expired"]
         for route in [*self.routes, self.members_route]:
             self.broker.closed(route)
         self.broker.retry_stuck()

@@ -229,7 +229,8 @@ class Transcript:
         if verdict is Seen.OTHER_LOG:
             return [accusation(f"it showed {who} another log of this room, unknown to ours", n)]
         if verdict is Seen.FORGED:
-            text = f"{who} claims a history the server never signed (#{n})"
+            where = f" (#{n})" if n else ""
+            text = f"{who} claims a history the server never signed{where}"
             return [Notice(n, State.UNVERIFIED, Blame.AUTHOR, text)]
         if verdict is Seen.LOST:
             text = f"{who} saw #{head.n} of a former log, which the server lost"

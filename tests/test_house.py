@@ -55,7 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ui/cli": {
         *("zchat.member", "zchat.ui", "zchat.broker", "zchat.log", "click", "msgspec"),
-        *("zchat.protocol.limits", "zchat.protocol.words", "zchat.protocol.ledger"),
+        *(
+            "zchat.protocol.limits",
+            "zchat.protocol.words",
+            "zchat.protocol.ledger",
+            "zchat.protocol.keys",
+        ),
         *("zchat.protocol.evidence", "zchat.lab", *GROUND),
     },
     "__main__": {"zchat.ui.cli.main"},

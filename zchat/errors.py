@@ -119,6 +119,12 @@ class NoMatch(BadInput):
     """{reason}."""
 
 
+class BadPattern(BadInput):
+    """The pattern {pattern!r} cannot be used: {reason}."""
+
+    hint = "Without --regex, words are looked for as they are typed."
+
+
 class Usage(BadInput):
     """{reason}."""
 

@@ -25,6 +25,7 @@ from zchat.ui.cli.doctor import doctor
 from zchat.ui.cli.fault import evidence, rejoin
 from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
 from zchat.ui.cli.lab import lab
+from zchat.ui.cli.search import search_room
 from zchat.ui.cli.send import send
 from zchat.ui.cli.serve import broker
 from zchat.ui.cli.tail import tail
@@ -41,7 +42,7 @@ zchat: group chat for people who share a passphrase and do not trust the server.
 
 _SECTIONS: dict[str, list[click.Command]] = {
     "Chat": [start, join],
-    "Scripts": [send, tail],
+    "Scripts": [send, tail, search_room],
     "Trust": [verify, members, whoami, evidence, rejoin],
     "Rooms": [rooms, invite, forget],
     "Server": [broker, lab, doctor],

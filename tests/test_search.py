@@ -1,0 +1,61 @@
+"""Looking through what a profile keeps, with real processes."""
+
+import json
+
+import pytest
+
+from tests.processes import World
+
+
+@pytest.fixture
+def talked(here: World) -> World:
+    """A room in which alice and bob have spoken, and that bob has read."""
+    invite = here.broker.invite()
+    lines = "".join(f"Line {i}\n" for i in range(1, 11))
+    assert here.run("alice", "send", invite, "-", stdin=lines).returncode == 0
+    assert here.run("bob", "send", invite, "the DISK is full").returncode == 0
+    assert here.run("bob", "tail", invite).returncode == 0
+    here.broker.end()
+    return here
+
+
+def test_words_are_found_in_any_case_without_the_server(talked: World) -> None:
+    """All words, in one message; from whom and since when narrow it."""
+    found = talked.run("bob", "search", "lobby", "disk", "Full")
+    assert (found.returncode, found.stdout.count("\n")) == (0, 1)
+    assert "the DISK is full" in found.stdout
+    assert talked.run("bob", "search", "lobby", "line", "--from", "bob").returncode == 1
+    assert talked.run("bob", "search", "lobby", "line", "--since", "2100-01-01").returncode == 1
+    assert talked.run("bob", "search", "lobby", "line", "--since", "soon").returncode == 2
+    asked = talked.run("bob", "search", "lobby", "line", "--from", "alice", "--json")
+    rows = [json.loads(row) for row in asked.stdout.splitlines()]
+    assert [row["text"] for row in rows] == [f"Line {i}" for i in range(1, 11)]
+
+
+def test_neighbours_are_shown_once_and_gaps_are_parted(talked: World) -> None:
+    """What overlaps is one block."""
+    found = talked.run("bob", "search", "lobby", "--regex", "Line (2|3|8)$", "-C", "1")
+    shown = [line.split(" ")[0] for line in found.stdout.splitlines()]
+    assert shown == ["#1", "#2", "#3", "#4", "--", "#7", "#8", "#9"]
+
+
+def test_a_pattern_that_is_none_or_explodes_ends_with_a_sentence(talked: World) -> None:
+    """Nothing is found, nothing hangs, nothing crashes."""
+    wrong = talked.run("bob", "search", "lobby", "--regex", "(")
+    assert wrong.returncode == 1
+    assert "cannot be used" in wrong.stderr
+    talked.restart_broker()
+    poison = "a" * 60 + "!"
+    assert talked.run("alice", "send", "lobby", poison).returncode == 0
+    assert talked.run("bob", "tail", "lobby").returncode == 0
+    slow = talked.run("bob", "search", "lobby", "--regex", "(a|aa)+$")
+    assert slow.returncode == 1
+    assert "takes for ever" in slow.stderr
+
+
+def test_a_room_that_was_never_read_holds_nothing(here: World) -> None:
+    """A known room without a replica is empty; an unknown one is named."""
+    assert here.run("bob", "search", "lobby", "x").returncode == 1
+    unknown = here.run("bob", "search", "attic", "x")
+    assert unknown.returncode == 1
+    assert "No room 'attic' is known" in unknown.stderr

@@ -1,0 +1,106 @@
+"""`zchat search`: look through what this profile keeps of a room."""
+
+from collections.abc import Iterable, Iterator
+
+import click
+
+from zchat.errors import Exit, NoMatch, StoreEmpty
+from zchat.member.archive import Query, Said, read, search
+from zchat.member.names import shown_name
+from zchat.member.profile import Opened
+from zchat.protocol.keys import Author
+from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.common import data, json_option
+from zchat.ui.moments import since_ms
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
+
+
+@click.command("search")
+@click.argument("room")
+@click.argument("words", nargs=-1, required=True)
+@click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
+@click.option("--from", "names", metavar="NAMES", help="Only of these: alice,bob.")
+@click.option("--regex", is_flag=True, help="WORDS is one regular expression.")
+@click.option("-C", "--context", type=click.IntRange(0, 50), default=0, help="Lines around each.")
+@json_option
+@access_options
+def search_room(
+    room: str,
+    words: tuple[str, ...],
+    since: str | None,
+    names: str | None,
+    context: int,
+    access: Access,
+    *,
+    regex: bool,
+    as_json: bool,
+) -> int:
+    """Find messages that hold all WORDS, in any case.
+
+    Looks through what this profile keeps, without asking the server. Ends with 1 if there is none.
+
+    \b
+        zchat search ops "disk full" --since 2d
+    """
+    query = Query(
+        words=() if regex else words,
+        pattern=" ".join(words) if regex else "",
+        since_ms=since_ms(since) if since else 0,
+        names=frozenset(name.strip() for name in names.split(",")) if names else frozenset(),
+    )
+    opened, count = open_room(room, access), 0
+    try:
+        path = opened.vault.replica_path(opened.keys.tag)
+        found = search(path, opened.keys, query)
+        lines = _json_lines(opened, found) if as_json else _lines(opened, found, context)
+        for count, line in enumerate(lines, 1):  # noqa: B007  how many there were
+            data(line)
+    except StoreEmpty:
+        pass  # known, and never read
+    finally:
+        opened.vault.close()
+    if not count:
+        raise NoMatch(reason=f"nothing in {opened.record.room!r} matches")
+    return Exit.OK
+
+
+def _lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[str]:
+    """Each with its neighbours; what overlaps is shown once, what is apart is parted."""
+    path, last_n = opened.vault.replica_path(opened.keys.tag), 0
+    for said in found:
+        around = [said]
+        if context:
+            first = max(said.n - context, last_n + 1)
+            around = list(read(path, opened.keys, first, said.n + context))
+            if last_n and first > last_n + 1:
+                yield "--"
+        for each in around:
+            if each.n > last_n:
+                yield _line(opened, each)
+        last_n = max(last_n, around[-1].n if around else 0)
+
+
+def _line(opened: Opened, said: Said) -> str:
+    own = said.sender == Author(opened.vault.master_seed, opened.keys).public
+    trusted = own or opened.vault.is_verified(opened.keys.tag, said.sender)
+    name = safe_line(shown_name(said.sender, said.name, trusted=trusted))
+    when = f"{day(said.sent_at_ms)} {clock_time(said.sent_at_ms)}"
+    return f"#{said.n} {when} {name}: {safe_line(said.text)}"
+
+
+def _json_lines(opened: Opened, found: Iterable[Said]) -> Iterator[str]:
+    for said in found:
+        fields = {
+            "v": JSON_VERSION,
+            "room": opened.record.room,
+            "n": said.n,
+            "id": said.id.hex(),
+            "sender": said.sender.hex(),
+            "name": said.name,
+            "sent_at": iso_time(said.sent_at_ms),
+            "kind": "text",
+            "text": said.text,
+            "reply_to": said.reply_to.hex() if said.reply_to else None,
+        }
+        yield safe_json(fields)

@@ -26,6 +26,7 @@ from zchat.lab.sent import (
     Freeze,
     Giant,
     Hide,
+    Listen,
     OtherKey,
     Reorder,
     Replay,
@@ -42,7 +43,7 @@ LIES: dict[str, type[Lie]] = {
     for lie in (
         *(Drop, Smudge, Malleable, Inject, Impersonate, Transplant, Delay, Ack, Rot, Omit),
         *(Alter, Hide, Replay, Twice, Reorder, Shuffle, Shorten, Freeze, Withhold, Forge, Giant),
-        *(Salt, Downgrade, OtherKey, Fork, Rollback),
+        *(Listen, Salt, Downgrade, OtherKey, Fork, Rollback),
     )
 }
 

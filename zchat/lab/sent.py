@@ -3,6 +3,7 @@
 Rules of this file: as in logged.py.
 """
 
+import logging
 import random
 import secrets
 
@@ -21,12 +22,35 @@ from zchat.protocol.wire import (
     Refuse,
     Stored,
     ToMember,
+    decode_to_broker,
     encode,
     pack_batch,
     unpack_batch,
 )
 
 _SMALLEST_ENVELOPE = 183 + 512
+
+logger = logging.getLogger("zchat.lab")
+
+
+class Listen(Lie):
+    """Lies in nothing, and writes down all it sees.
+
+    Writes to stderr who says which kind of word, and how long. Every server can; lengths gave
+    away languages and sentences of iMessage (2014), receipts when somebody looks at a phone
+    (Careless Whisper, 2024). Here lengths come in steps, and typing, reading or a reaction
+    that is not shown cause no word at all.
+    """
+
+    name = "listen"
+
+    def takes(
+        self, route: bytes, frames: Frames, now: float, randomness: bytes
+    ) -> list[Send] | None:
+        word, attachment = decode_to_broker(frames)
+        kind = type(word).__name__.upper()
+        logger.warning("member %d: %s %d", self.rogue.member(route), kind, len(attachment))
+        return None
 
 
 class ToOne(Late):

@@ -224,6 +224,7 @@ def test_a_room_of_another_version_is_an_error_with_a_sentence(vault: Vault, fol
 
 def test_rooms_are_known_by_all_processes_the_last_used_first(vault: Vault, folder: Path) -> None:
     assert (vault.rooms(), vault.room(TAG)) == ([], None)
+    assert RECORD.invite == Invite(SERVER, "lobby-of-ours", KEYS)
     other = msgspec.structs.replace(RECORD, room="another", root=b"")
     with next_process(folder) as second:
         vault.save_room(TAG, RECORD)
@@ -814,6 +815,42 @@ def test_a_rejoining_that_dies_at_any_step_can_be_done_again(tmp_path: Path) -> 
         log = SqliteLog(aside, Access.READ_ONLY)
         assert log.read(ROOM_KEYS.tag, 1, 9) == entries
         log.close()
+
+
+def test_only_what_can_be_read_and_is_of_this_profile_is_offered_again(tmp_path: Path) -> None:
+    """And nothing is done while another process reads the room."""
+    entries = a_lost_history(tmp_path / "alice")
+    with opened(tmp_path / "alice") as vault:
+        path = vault.replica_path(ROOM_KEYS.tag)
+        replica = open_replica(path, ROOM_KEYS.tag)
+        own = Author(vault.master_seed, ROOM_KEYS)
+        body = encode(
+            Text("alice", b"elsewhere......!", 1, NO_HEAD.packed, "from a copy of this profile")
+        )
+        copied = seal(ROOM_KEYS, own, EnvelopeClass.LOG, body, 1, bytes(32))
+        mangled = bytes(len(copied))
+        for envelope in (copied, mangled):
+            entries.append(Entry(len(entries) + 1, envelope_id(envelope), b"h" * 32, envelope))
+            replica.append([Addition(ROOM_KEYS.tag, entries[-1:], bytes(32))])
+        with pytest.raises(StoreBusy):
+            a_rejoining(tmp_path / "alice", lambda *_: None)
+        replica.close()
+    a_rejoining(tmp_path / "alice", lambda *_: None)
+    with next_process(tmp_path / "alice") as vault:
+        assert [row.id for row in vault.adopt(ROOM_KEYS.tag)] == [entries[2].id]
+
+
+def test_after_any_other_fault_nothing_is_offered_again(tmp_path: Path) -> None:
+    """It would counter-sign a log that this server does not show any more."""
+    a_lost_history(tmp_path / "alice")
+    with opened(tmp_path / "alice") as vault:
+        vault.update_room(ROOM_KEYS.tag, RECORD, kept_n=-1)
+    a_rejoining(tmp_path / "alice", lambda *_: None)
+    with next_process(tmp_path / "alice") as vault:
+        assert vault.waiting(ROOM_KEYS.tag) == 0
+        record = vault.room(ROOM_KEYS.tag)
+        assert record is not None
+        assert record.fault == ""
 
 
 # ---- a profile ----

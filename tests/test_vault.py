@@ -288,6 +288,21 @@ def test_a_room_that_is_forgotten_is_gone_with_all_that_belongs_to_it(
     assert left == {OTHER.hex()}
 
 
+def test_a_room_is_not_forgotten_while_a_process_is_in_it(vault: Vault, folder: Path) -> None:
+    """Else what that process writes would wait for ever, and look like another device's."""
+    vault.save_room(TAG, RECORD)
+    replica = open_replica(vault.replica_path(TAG), TAG)
+    drawn = vault.begin(TAG)
+    with next_process(folder) as second:
+        with pytest.raises(StoreBusy, match="in use by another process"):
+            second.forget_room(TAG)
+        assert second.room(TAG) == RECORD
+        assert second.wrote(drawn)
+        replica.close()
+        second.forget_room(TAG)
+        assert second.room(TAG) is None
+
+
 def test_a_remembered_key_gives_ones_own_key_in_the_room(vault: Vault) -> None:
     vault.save_room(TAG, RECORD)
     (known,) = vault.rooms()

@@ -105,7 +105,7 @@ class Profile:
             if known is not None and not new and vault.room(keys.tag) is None:
                 if not known.record.is_unsure:
                     raise WrongPassphrase(room=invite.room)
-                with suppress(StoreBusy), take_lock(vault.replica_path(known.tag)):
+                with suppress(StoreBusy):
                     vault.forget_room(known.tag)
         former = vault.room(keys.tag)
         record = former or RoomRecord(invite.room, member, invite.server, invite.origin)

@@ -265,14 +265,18 @@ class Vault:
         return changed
 
     def forget_room(self, tag: bytes) -> None:
-        """Forget a room, its outbox and its incarnations, and remove its replica."""
-        with self._db.transaction():
-            self._db.execute("DELETE FROM rooms WHERE tag = ?", (tag,))
-            self._db.execute("DELETE FROM outbox WHERE tag = ?", (tag,))
-            self._db.execute("DELETE FROM incarnations WHERE tag = ?", (tag,))
-            self._db.execute("DELETE FROM judgements WHERE tag = ?", (tag,))
-        for path in self.replica_path(tag).parent.glob(f"{tag.hex()}.*"):
-            path.unlink(missing_ok=True)
+        """Forget a room, its outbox and its incarnations, and remove its replica.
+
+        Raises StoreBusy while a process is in the room: it would go on under numbers that nobody
+        knows any more, and what it wrote would never be sent.
+        """
+        replica = self.replica_path(tag)
+        with take_lock(replica):
+            with self._db.transaction():
+                for table in ("rooms", "outbox", "incarnations", "judgements"):
+                    self._db.execute(f"DELETE FROM {table} WHERE tag = ?", (tag,))  # noqa: S608
+            for path in replica.parent.glob(f"{tag.hex()}.*"):
+                path.unlink(missing_ok=True)
 
     def replica_path(self, tag: bytes) -> Path:
         """Where the replica of a room's log stands."""

@@ -1140,6 +1140,7 @@ class Rogue(World):
     def __init__(self, rng: random.Random, folder: Path, tally: Tally) -> None:
         super().__init__(rng, folder, tally)
         self.accused: set[str] = set()
+        self.called_past = False  # whether the lie was noticed that the log itself tells
         self.former: list[bytes] = []  # the hashes of the former log that this one goes on from
         self.opening = [self.an_item() for _ in range(2)]
         self.births, self.lies_of_its_past = self.a_lineage()
@@ -1153,7 +1154,7 @@ class Rogue(World):
         """The births of this log, and whether what it claims of a parent's past is a lie."""
         rng, key, tag = self.rng, self.log_key, self.keys.tag
         first = Genesis(tag, key.public, rng.randbytes(16))
-        kind = rng.choice(["no parent", "no parent", "empty parent", "parent", "lie"])
+        kind = rng.choice(["no parent", "empty parent", "parent", "lie", "lie"])
         if kind == "no parent":
             return (key.sign_birth(first),), False
         n = 0 if kind == "empty parent" else 2
@@ -1185,6 +1186,7 @@ class Rogue(World):
         super().shown(what)
         if isinstance(what, Notice) and what.blame is Blame.SERVER:
             self.accused.add(what.text)
+            self.called_past |= PAST in what.text
 
     @property
     def n(self) -> int:
@@ -1195,6 +1197,13 @@ class Rogue(World):
     def is_new(self) -> bool:
         """Whether the member holds no log yet."""
         return self.member.room.checked.log == NO_LOG
+
+    def end(self) -> None:
+        """What a log says of the one before it is compared once the member holds all of that."""
+        super().end()
+        if self.called_past != (self.lies_of_its_past and self.n >= len(self.opening)):
+            raise Broken(f"a lie went by, or was none: {PAST}")
+        self.tally.refused["server", PAST] += self.called_past
 
     # ---- a round ----
 
@@ -1378,14 +1387,10 @@ class Rogue(World):
 
     def believe(self, show: Show, lie: str | None, frames: Frames = ()) -> None:
         """Show it: a lie must be called by its name, and the truth must be kept."""
-        before, tip = self.n, self.rng.choice([0, self.n, MAX_PLACE])
         self.accused.clear()
+        tip = self.rng.choice([0, self.n, MAX_PLACE])
         self.hear(frames or encode(*show.entries(tip=tip)))
         self.keep(show)
-        if self.lies_of_its_past and before < len(self.opening) <= self.n:
-            if not any(PAST in text for text in self.accused):
-                raise Broken(f"a lie went by: {PAST}")
-            self.tally.refused["server", PAST] += 1
         self.expect(lie)
 
     def deliver(self, promised: Show) -> None:
@@ -1736,7 +1741,7 @@ def held(root: object) -> int:
     return sum(len(thing) for thing in reachable(root) if isinstance(thing, CONTAINERS))
 
 
-WORLDS: list[tuple[type[World], int]] = [(Honest, 300), (Rogue, 150)]
+WORLDS: list[tuple[type[World], int]] = [(Honest, 250), (Rogue, 80)]
 
 
 def fuzz(rounds: int, seed: int, first_world: int = 0) -> Tally:

@@ -8,6 +8,7 @@ so that no test waits for silence.
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from tests.processes import PATIENCE_S, Broker, World, environment, wait_for
+from zchat.broker.budget import Budget
+from zchat.broker.gate import ZAP_ADDRESS, Gate
 from zchat.member.invite import parse_invite
 from zchat.protocol.ledger import NO_LOG
 from zchat.protocol.limits import MAX_MESSAGE_BYTES, MAX_WORD_BYTES
@@ -245,6 +248,83 @@ def a_broker(folder: Path, *, settings: str = "", **env: str) -> Iterator[Broker
     finally:
         broker.kill()
         broker.end_input()
+
+
+class Library:
+    """What libzmq tells a gate, told by hand: connections of 127.0.0.1, and who asks to get in."""
+
+    def __init__(self, connections_per_address: int) -> None:
+        self._context = zmq.Context()
+        self.gate = Gate(self._context, frozenset(), connections_per_address, Budget(1_000, 1))
+        self._monitor = self._context.socket(zmq.PAIR)
+        self._monitor.bind("inproc://library")
+        self.gate.monitor.connect("inproc://library")
+        self._asking = self._context.socket(zmq.REQ)
+        self._asking.connect(ZAP_ADDRESS)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+
+    def connection(self) -> int:
+        """The descriptor of a new one."""
+        self._ends.append(socket.create_connection(self._listener.getsockname()))
+        self._ends.append(self._listener.accept()[0])
+        return self._ends[-1].fileno()
+
+    def tell(self, event: int, descriptor: int) -> None:
+        self._monitor.send_multipart([struct.pack("=hi", event, descriptor), b"tcp://"])
+
+    def lets_in(self) -> bool:
+        """Whether one more from that address would get in."""
+        request = [b"1.0", b"1", b"zchat", b"127.0.0.1", b"", b"CURVE", bytes(32)]
+        self._asking.send_multipart(request)
+        self.gate.lost_routes()
+        wait_for("the gate was asked", lambda: bool(self.gate.zap.poll(100)))
+        self.gate.answer_waiting(0.0)
+        return self._asking.recv_multipart()[2] == b"200"
+
+    def close(self) -> None:
+        for end in (*self._ends, self._listener):
+            end.close()
+        self.gate.close()
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def library() -> Iterator[Library]:
+    made = Library(connections_per_address=1)
+    yield made
+    made.close()
+
+
+def test_connections_are_counted_while_they_last(library: Library) -> None:
+    first, second = library.connection(), library.connection()
+    library.tell(zmq.EVENT_ACCEPTED, first)
+    assert library.lets_in()
+    library.tell(zmq.EVENT_ACCEPTED, second)
+    assert not library.lets_in()
+    library.tell(zmq.EVENT_DISCONNECTED, first)
+    assert library.lets_in()
+
+
+def test_a_loss_that_is_told_before_its_beginning_counts_nothing(library: Library) -> None:
+    """Two threads of the library tell of them, and either may be first."""
+    used = [library.connection() for _ in range(5)]
+    for descriptor in used:
+        library.tell(zmq.EVENT_DISCONNECTED, descriptor)
+        library.tell(zmq.EVENT_ACCEPTED, descriptor)
+    assert library.lets_in()
+    for descriptor in used[:2]:
+        library.tell(zmq.EVENT_ACCEPTED, descriptor)
+    assert not library.lets_in()
+
+
+def test_a_descriptor_that_is_no_connection_any_more_is_nobodys_address(library: Library) -> None:
+    """It was closed meanwhile, or is a file's, or a pipe's of this machine."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path(__file__).open("rb") as file:
+        for descriptor in (ours.fileno(), file.fileno(), 1_000_000):
+            library.tell(zmq.EVENT_ACCEPTED, descriptor)
+        assert library.lets_in()
 
 
 # ---- who says nothing, or not enough ----

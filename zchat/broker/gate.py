@@ -45,6 +45,7 @@ class Gate:
         self._address_of: dict[int, str] = {}
         self._route_of: dict[int, bytes] = {}
         self._outlived: list[bytes] = []
+        self._lost_early: set[int] = set()
         self._connections: Counter[str] = Counter()
         self.refused = 0
         self.zap = context.socket(zmq.REP)
@@ -101,27 +102,23 @@ class Gate:
         return lost
 
     def _accepted(self, descriptor: int) -> None:
-        self._outlive(descriptor)
+        if descriptor in self._lost_early:
+            self._lost_early.remove(descriptor)
+            return
         address = _peer_address(descriptor)
         self._address_of[descriptor] = address
         self._connections[address] += 1
 
     def _gone(self, descriptor: int) -> list[bytes]:
         address = self._address_of.pop(descriptor, None)
-        if address is not None:
+        if address is None:  # another thread of the library tells that it was accepted
+            self._lost_early.add(descriptor)
+        else:
             self._connections[address] -= 1
             if self._connections[address] <= 0:
                 del self._connections[address]
         route = self._route_of.pop(descriptor, None)
         return [] if route is None else [route]
-
-    def _outlive(self, descriptor: int, route: bytes | None = None) -> None:
-        """A descriptor is another connection's now: a route whose last messages were read only
-        after its loss was told has it no longer.
-        """
-        former = self._route_of.pop(descriptor, None)
-        if former is not None and former != route:
-            self._outlived.append(former)
 
     def identify(self, route: bytes, frame: zmq.Frame) -> Peer | None:
         """Who sent the first message of a route, from the frame's own metadata; None if it chose
@@ -132,7 +129,9 @@ class Gate:
             return None
         descriptor = frame.get(zmq.SRCFD)
         assert isinstance(descriptor, int)
-        self._outlive(descriptor, route)
+        former = self._route_of.get(descriptor, route)
+        if former != route:  # its last words were read only after its loss was told
+            self._outlived.append(former)
         self._route_of[descriptor] = route
         access_key = bytes.fromhex(str(frame.get("User-Id")))
         return Peer(access_key, plain_address(str(frame.get("Peer-Address"))))
@@ -158,7 +157,8 @@ def _peer_address(descriptor: int) -> str:
     except OSError:
         return ""
     try:
-        return plain_address(borrowed.getpeername()[0])
+        name = borrowed.getpeername()
+        return plain_address(name[0]) if isinstance(name, tuple) else ""  # else no network's
     except OSError:
         return ""
     finally:

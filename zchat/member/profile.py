@@ -57,7 +57,7 @@ class Profile:
         return Vault(member_folder(self.home, name))
 
     def choose_member(self, named: str | None, default: str, room: str) -> str:
-        """The member meant: the one named, else the last used in that room, else the default.
+        """The member meant: named, or used last in that room, or the only one, or the default.
 
         `room` is a canonical name. Raises BadName.
         """
@@ -69,7 +69,10 @@ class Profile:
             for known in self._rooms_of(member)
             if known.record.room == room
         ]
-        return max(used)[1] if used else canonical_name(default or _user_name())
+        if used:
+            return max(used)[1]
+        only = self.members() if not default and len(self.members()) == 1 else []
+        return only[0] if only else canonical_name(default or _user_name())
 
     def _rooms_of(self, member: str) -> list[KnownRoom]:
         vault = self.vault(member)

@@ -102,9 +102,20 @@ def _ask(room: str) -> str:
     typed: str = click.prompt(
         f"Passphrase of {safe_line(room)}", hide_input=True, err=True, prompt_suffix=": "
     )
-    for part, word in near_misses(typed):
+    doubts = near_misses(typed)
+    for part, word in doubts:
         say(f"  {part!r} is not on the word list; did you mean {word!r}?")
-    return typed
+    if not doubts:
+        return typed
+    again: str = click.prompt(
+        "Type it again, or press Enter to take it as it is",
+        default="",
+        show_default=False,
+        hide_input=True,
+        err=True,
+        prompt_suffix=": ",
+    )
+    return again or typed
 
 
 def _from_descriptor(descriptor: int) -> str:

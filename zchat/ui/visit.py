@@ -29,7 +29,8 @@ from zchat.member.rows import (
 )
 from zchat.member.strength import ENOUGH_BITS, price
 
-CONNECT_PATIENCE_S = 5.0
+_CONNECT_PATIENCE_S = 5.0  # where something said that there is no connection to be had
+_SILENT_PATIENCE_S = 15.0  # where nothing was heard at all
 _LIMIT_CODES = {"room-full", "too-many-rooms"}  # "rate" passes by itself
 
 
@@ -93,6 +94,11 @@ class Visit:
         await self.client.close()
 
     @property
+    def _patience_s(self) -> float:
+        """How long to wait for a connection."""
+        return _CONNECT_PATIENCE_S if self.offline_reason else _SILENT_PATIENCE_S
+
+    @property
     def address(self) -> str:
         return self.room.record.server.address
 
@@ -127,7 +133,7 @@ class Visit:
                     if is_fault(event.what) or self.room.is_slow:
                         return
             self._check_patience(now - quiet_since)
-            if not self.client.online and now - quiet_since > CONNECT_PATIENCE_S:
+            if not self.client.online and now - quiet_since > self._patience_s:
                 return
 
     async def look_in(self) -> None:
@@ -138,8 +144,8 @@ class Visit:
         for _ in self.room.replay():
             pass
         self.client.follow(self.room.tag)
-        patience_ends = self.clock.now() + CONNECT_PATIENCE_S
-        while self.clock.now() < patience_ends:
+        since = self.clock.now()
+        while self.clock.now() - since < self._patience_s:
             event = await self.client.next_event(0.1)
             if event is not None:
                 self.note(event)
@@ -152,7 +158,7 @@ class Visit:
             raise Refused(address=self.address, code=code, text=text, count=0, ids="none")
         if self.client.online and quiet_s > self.config.timeout_s:
             raise NoAnswer(address=self.address, seconds=f"{quiet_s:.0f}", count=0, ids="none")
-        if not self.client.online and quiet_s > CONNECT_PATIENCE_S and self.is_new_here:
+        if not self.client.online and quiet_s > self._patience_s and self.is_new_here:
             raise Unreachable(address=self.address)
 
     def note(self, event: Event) -> None:

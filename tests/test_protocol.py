@@ -385,6 +385,21 @@ def test_a_kind_not_known_yet_is_kept(said: Void, kind: str, more: dict[str, Any
     assert refused(raw, SAMPLES[2]) == "body"
 
 
+def test_a_kind_not_known_yet_has_one_encoding_too() -> None:
+    """Its first five pairs have an order; of all of them, no form is longer and none comes twice."""
+    raw = packed({**msgspec.msgpack.decode(body.encode(SAMPLES[1])), "kind": "react", "to": 300})
+    pairs = cut(raw)
+    body.decode_logged(raw)
+    others = [raw + b"\0", raw[:-1], b"\xde\0\6" + raw[1:], joined(pairs[::-1])]
+    for at, (key, value) in enumerate(pairs):
+        changes = [[(spelled_longer(key), value)], [(key, value), (key, value)]]
+        if spelled_longer(value) != value:
+            changes.append([(key, spelled_longer(value))])
+        others += [joined(pairs[:at] + change + pairs[at + 1 :]) for change in changes]
+    for other in others:
+        assert refused(other, SAMPLES[1]) == "body"
+
+
 def test_a_body_may_be_as_long_as_its_bound() -> None:
     """66,560 bytes, and not one more."""
     pairs = {**msgspec.msgpack.decode(body.encode(SAMPLES[1])), "kind": "file"}
@@ -399,6 +414,7 @@ def test_a_body_may_be_as_long_as_its_bound() -> None:
 @example("  alice \t bob  ")
 @example("\ud800")
 @example("a\u0301" * 32)
+@example("x" * 32)
 def test_ones_own_name_has_one_form_that_others_take(typed: str) -> None:
     """Canonical again is the same; and a canonical name is one that a body may carry."""
     try:
@@ -409,6 +425,12 @@ def test_ones_own_name_has_one_form_that_others_take(typed: str) -> None:
     assert body.canonical_name(name) == name
     said = msgspec.structs.replace(SAMPLES[1], name=name)
     assert body.decode_logged(body.encode(said)) == said
+
+
+def test_ones_own_name_may_have_1_to_32_characters() -> None:
+    """However many were typed: what counts is the form that is sent."""
+    for typed, name in (("x", "x"), ("x" * 32, "x" * 32), ("e\u0301" * 32, "é" * 32)):
+        assert body.canonical_name(f" {typed} ") == name
 
 
 @pytest.mark.parametrize("typed", ["", " ", "x" * 33, "a\u200bb", "\ufeff", "a\ue000"])

@@ -386,7 +386,7 @@ def test_a_kind_not_known_yet_is_kept(said: Void, kind: str, more: dict[str, Any
 
 
 def test_a_kind_not_known_yet_has_one_encoding_too() -> None:
-    """Its first five pairs have an order; of all of them, no form is longer and none comes twice."""
+    """Its first five pairs have an order; no form of any is longer, and none comes twice."""
     raw = packed({**msgspec.msgpack.decode(body.encode(SAMPLES[1])), "kind": "react", "to": 300})
     pairs = cut(raw)
     body.decode_logged(raw)
@@ -398,6 +398,15 @@ def test_a_kind_not_known_yet_has_one_encoding_too() -> None:
         others += [joined(pairs[:at] + change + pairs[at + 1 :]) for change in changes]
     for other in others:
         assert refused(other, SAMPLES[1]) == "body"
+
+
+@pytest.mark.parametrize("inner", [b"\x91", b"\x81\xa1a"], ids=["arrays", "maps"])
+def test_sixteen_maps_and_arrays_may_stand_inside_one_another(inner: bytes) -> None:
+    """The body itself counted."""
+    said = {**msgspec.msgpack.decode(body.encode(SAMPLES[1])), "kind": "react"}
+    start = b"\x86" + packed(said)[1:] + packed("to")
+    body.decode_logged(start + inner * 15 + b"\xc0")
+    assert refused(start + inner * 16 + b"\xc0", SAMPLES[1]) == "body"
 
 
 def test_a_body_may_be_as_long_as_its_bound() -> None:

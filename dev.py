@@ -6,6 +6,7 @@
     python3 dev.py test  [ARG ...]   set up what testing needs, then run the whole suite
     python3 dev.py check             style, types, import rules
     python3 dev.py simulate [ARG ...]  both halves under seeds (--steps N --seeds K, --planted)
+    python3 dev.py bench [--full]    measure, beside other servers; writes docs/performance.md
     python3 dev.py lock              renew requirements.lock and requirements-dev.lock
 
 Rules of this file: Python's standard library only. An old Python gets a sentence and no traceback,
@@ -168,12 +169,19 @@ def simulate(arguments: list[str]) -> None:
     run("tests.simulation", *arguments)
 
 
+def bench(arguments: list[str]) -> None:
+    """Measure everything, and write down what was measured."""
+    set_up("dev")
+    run("benchmarks.run", *arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "start": functools.partial(become, "start"),
     "join": functools.partial(become, "join"),
     "test": test,
     "check": check,
     "simulate": simulate,
+    "bench": bench,
     "lock": lock,
 }
 

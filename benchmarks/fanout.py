@@ -1,92 +1,329 @@
-"""Deliveries a second and server CPU per delivery, for 1, 10 and 100 members of one room.
+"""P1, P2: server CPU per delivery with 100 members of one room, saturated; peers side by side.
 
-Real sockets, CURVE on, every message durable before it is delivered. One publisher posts as fast
-as it is answered; the members count what they get.
+One publisher sends as fast as the members take it: never more than a fixed number of messages ahead
+of what they have on average. All members are one process, which waits for whatever came and counts
+it. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same loop in
+a subclass without CURVE over ipc://.
 
-    .venv/bin/python benchmarks/fanout.py [--messages N] [--json]
+    python -m benchmarks.fanout [--full] [--json]
 """
 
-import argparse
+import ctypes
 import multiprocessing
 import os
+import select
+import socket
+import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from typing import NamedTuple
 
 import zmq
 
-from benchmarks.harness import BareMember, broker, report, sealed_texts
-from zchat.member.invite import Invite
+from benchmarks import harness, peers
+from benchmarks.harness import Plot, Result, Server, at_most, ratio, sealed_texts, spread
+from zchat.lab.load import Target
 from zchat.protocol.keys import RoomKeys
 from zchat.protocol.wire import Entries
 
-_ON_THE_WAY = 256
+MEMBERS = 100
+AHEAD = 2_048
+_PATIENCE_S = 30
+_ZCHAT = "zchat"
+_ZCHAT_PLAIN = "zchat's loop without CURVE, ipc"
+_PLAIN = (_ZCHAT_PLAIN, "Redis pub/sub", "Redis pub/sub, unix socket", "NATS core")
+PEERS: tuple[type[peers.Peer], ...] = (
+    *(peers.RedisTls, peers.NatsTls, peers.Redis, peers.RedisUnix, peers.Nats),
+    *(peers.Mosquitto, peers.Ngircd, peers.Prosody),
+)
 
 
-def subscribe(
-    invite: Invite, room: bytes, members: int, messages: int, ready: Barrier, done: Barrier
-) -> None:
+class Shared(NamedTuple):
+    """What publisher and members of one run share."""
+
+    ready: Barrier
+    done: Barrier
+    delivered: "Synchronized[int]"
+    joined: Flag
+
+
+class Run(NamedTuple):
+    """One run of one server."""
+
+    deliveries: int
+    took_s: float
+    cpu_s: float
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu_s / self.deliveries * 1e6
+
+
+# ---- who drains ----
+
+
+def drain_zchat(target: Target, room: bytes, messages: int, shared: Shared) -> None:
     """Members in one process: count entries until all have all."""
-    context = zmq.Context()
-    context.max_sockets = members + 8
-    joined = [BareMember(context, invite) for _ in range(members)]
+    members = harness.joined(target, room, MEMBERS)
     poller = zmq.Poller()
-    by_socket = {}
-    for member in joined:
-        member.join(room)
-        member.receive()
+    by_socket = {member.socket: member for member in members}
+    for member in members:
         poller.register(member.socket, zmq.POLLIN)
-        by_socket[member.socket] = member
-    ready.wait()
-    missing = members * messages
+    shared.ready.wait(_PATIENCE_S)
+    missing = MEMBERS * messages
     while missing:
-        for socket, _ in poller.poll():
-            word, batch = by_socket[socket].receive()
-            if isinstance(word, Entries):
-                missing -= by_socket[socket].take(word, batch)
-    done.wait()
+        for ready, _ in poller.poll():
+            member, came = by_socket[ready], 0
+            with suppress(zmq.Again):
+                while True:
+                    word, batch = member.receive(zmq.NOBLOCK)
+                    if isinstance(word, Entries):
+                        came += member.take(word, batch)
+            missing -= came
+            shared.delivered.value += came
+    shared.done.wait(_PATIENCE_S)
 
 
-def measure(members: int, messages: int) -> dict[str, float]:
-    """One row of the table."""
+def drain_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) -> None:
+    """The same for a peer: bytes that came, by the bytes that one message has."""
+    members = [peer.connect() for _ in range(MEMBERS)]
+    for member in members:
+        peer.subscribe(member)
+    publisher = peer.connect()
+    if isinstance(peer, peers.Prosody | peers.Ngircd):
+        peer.subscribe(publisher)
+    assert shared.joined.wait(_PATIENCE_S), "no publisher"
+    for member in members:
+        peers.drain_quiet(member, 0.02)
+    publisher.sendall(peer.publication(content))
+    one = peers.drain_quiet(members[0])
+    for member in members[1:]:
+        peers.drain_quiet(member, 0.02)
+    shared.ready.wait(_PATIENCE_S)
+    _count_bytes(members, one, messages, shared)
+    shared.done.wait(_PATIENCE_S)
+
+
+def _count_bytes(members: list[socket.socket], one: int, messages: int, shared: Shared) -> None:
+    buffer = bytearray(256 * 1024)
+    poller = select.epoll()
+    by_descriptor = {member.fileno(): member for member in members}
+    for descriptor, member in by_descriptor.items():
+        member.setblocking(False)
+        poller.register(descriptor, select.EPOLLIN)
+    missing = MEMBERS * messages * one
+    whole = missing
+    while missing > 0:
+        for descriptor, _ in poller.poll():
+            missing -= _read_all(by_descriptor[descriptor], buffer)
+        shared.delivered.value = (whole - missing) // one
+
+
+def _read_all(member: socket.socket, buffer: bytearray) -> int:
+    total = 0
+    try:
+        while got := member.recv_into(buffer):
+            total += got
+    except (BlockingIOError, OSError) as error:  # TLS says "want read" as an OSError
+        if isinstance(error, ConnectionError):
+            raise
+        return total
+    raise ConnectionError("the server dropped a member")
+
+
+# ---- who publishes ----
+
+
+def publish_zchat(target: Target, room: bytes, envelopes: list[bytes], shared: Shared) -> None:
+    """Post all, taking receipts as they come."""
+    publisher = harness.member_of(target)
+    shared.ready.wait(_PATIENCE_S)
+    for k, envelope in enumerate(envelopes, 1):
+        publisher.post(room, k, envelope)
+        if k % 64 == 0:
+            publisher.stored()
+            _hold(k, AHEAD, shared)
+    shared.done.wait(_PATIENCE_S)  # what is not sent yet would go with the process
+
+
+def publish_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) -> None:
+    """The same for a peer; some writes at a time, as any client does under load."""
+    publisher = peer.connect()
+    if isinstance(peer, peers.Prosody | peers.Ngircd):
+        peer.subscribe(publisher)
+    shared.joined.set()
+    shared.ready.wait(_PATIENCE_S)
+    some = min(64, peer.ahead)
+    chunk = peer.publication(content) * some
+    buffer = bytearray(256 * 1024)
+    for sent in range(0, messages, some):
+        publisher.setblocking(True)
+        publisher.sendall(chunk)
+        publisher.setblocking(False)
+        _read_all(publisher, buffer)
+        _hold(sent + some, peer.ahead, shared)
+    shared.done.wait(_PATIENCE_S)
+
+
+def _hold(sent: int, ahead: int, shared: Shared) -> None:
+    """Wait for the members."""
+    while sent - shared.delivered.value // MEMBERS > ahead:
+        time.sleep(0.0005)
+
+
+# ---- one run ----
+
+
+def _run(
+    server: Server,
+    messages: int,
+    drain: Callable[[Shared], None],
+    publish: Callable[[Shared], None],
+) -> Run:
+    delivered: Synchronized[int] = multiprocessing.Value(ctypes.c_int64)
+    barriers = multiprocessing.Barrier(3), multiprocessing.Barrier(3)
+    shared = Shared(*barriers, delivered, multiprocessing.Event())
+    workers = [multiprocessing.Process(target=work, args=(shared,)) for work in (drain, publish)]
+    for worker in workers:
+        worker.start()
+    try:
+        shared.ready.wait(_PATIENCE_S)
+        cpu, started = server.cpu_s(), time.perf_counter()
+        shared.done.wait(_PATIENCE_S)
+        took, used = time.perf_counter() - started, server.cpu_s() - cpu
+    except threading.BrokenBarrierError:
+        raise TimeoutError("not all was delivered") from None
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    return Run(MEMBERS * messages, took, used)
+
+
+def run_zchat(target: Target, server: Server, messages: int) -> Run:
+    """One run of our broker."""
     room = RoomKeys(os.urandom(32))
     envelopes = sealed_texts(room, messages)
-    ready, done = multiprocessing.Barrier(2), multiprocessing.Barrier(2)
-    with broker() as server:
-        arguments = (server.invite, room.tag, members, messages, ready, done)
-        readers = multiprocessing.Process(target=subscribe, args=arguments)
-        readers.start()
-        publisher = BareMember(zmq.Context(), server.invite)
-        ready.wait()
-        cpu, started = server.cpu_s(), time.perf_counter()
-        for k, envelope in enumerate(envelopes, 1):
-            publisher.post(room.tag, k, envelope)
-            if k > _ON_THE_WAY and k % (_ON_THE_WAY // 2) == 0:
-                publisher.wait_stored(k - _ON_THE_WAY)
-        done.wait()
-        took, used = time.perf_counter() - started, server.cpu_s() - cpu
-        readers.join()
-    deliveries = members * messages
-    return {
-        "members": members,
-        "deliveries/s": deliveries / took,
-        "server CPU us/delivery": used / deliveries * 1e6,
-        "messages/s": messages / took,
-    }
+    return _run(
+        server,
+        messages,
+        lambda shared: drain_zchat(target, room.tag, messages, shared),
+        lambda shared: publish_zchat(target, room.tag, envelopes, shared),
+    )
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = [measure(members, options.messages) for members in (1, 10, 100)]
-    report("fan-out, CURVE on, durable before delivery", rows, as_json=options.json)
+def run_peer(kind: type[peers.Peer], messages: int) -> Run:
+    """One run of a peer, with envelopes of the same length."""
+    content = sealed_texts(RoomKeys(os.urandom(32)), 1)[0]
+    if kind is not peers.Ngircd and kind is not peers.Prosody:
+        content = content.replace(b"\n", b" ")
+    rounded = max(64, int(messages * kind.weight) // 64 * 64)
+    with peers.running(kind) as peer:
+        return _run(
+            peer.server,
+            rounded,
+            lambda shared: drain_peer(peer, rounded, content, shared),
+            lambda shared: publish_peer(peer, rounded, content, shared),
+        )
+
+
+def _zchat_curve(messages: int) -> Run:
+    with harness.broker() as measured:
+        return run_zchat(measured.target, measured.server, messages)
+
+
+def _zchat_plain(messages: int) -> Run:
+    with plain_broker() as (target, server):
+        return run_zchat(target, server, messages)
+
+
+@contextmanager
+def plain_broker() -> Iterator[tuple[Target, Server]]:
+    """The broker's loop without CURVE, over ipc://: a subclass of the benchmarks' own."""
+    with tempfile.TemporaryDirectory(prefix="zchat-bench-") as folder:
+        endpoint = f"ipc://{folder}/socket"
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.plain", folder, endpoint])
+        while not Path(folder, "socket").exists():
+            time.sleep(0.02)
+        try:
+            yield Target(endpoint, b""), Server(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+# ---- the whole ----
+
+
+def measure(full: bool) -> Result:
+    """All servers, round by round."""
+    rounds, messages = (7, 20_000) if full else (3, 8_000)
+    runs: dict[str, list[Run]] = {_ZCHAT: [], _ZCHAT_PLAIN: []}
+    notes = [
+        f"{MEMBERS} members of one room, {len(sealed_texts(RoomKeys(bytes(32)), 1)[0])} B each"
+    ]
+    kinds = []
+    for kind in PEERS:
+        try:
+            notes.append(f"{kind.program} {kind.version()}")
+            kinds.append(kind)
+        except peers.Missing as missing:
+            notes.append(f"{kind.name} left out: {missing}")
+    for _ in range(rounds):
+        runs[_ZCHAT].append(_zchat_curve(messages))
+        runs[_ZCHAT_PLAIN].append(_zchat_plain(messages))
+        for kind in list(kinds):
+            try:
+                runs.setdefault(kind.name, []).append(run_peer(kind, messages))
+            except (peers.Missing, OSError) as trouble:
+                kinds.remove(kind)
+                notes.append(f"{kind.name} left out: {trouble}")
+                runs.pop(kind.name)
+    return _result(runs, list(dict.fromkeys(notes)))
+
+
+def _result(runs: dict[str, list[Run]], notes: list[str]) -> Result:
+    cpu = {name: [run.cpu_us for run in held] for name, held in runs.items()}
+    kinds = {kind.name: kind for kind in PEERS}
+    rows: list[dict[str, harness.Cell]] = []
+    for name, held in runs.items():
+        kind = kinds.get(name)
+        ours = _ZCHAT_PLAIN if name in _PLAIN else _ZCHAT
+        rows.append(
+            {
+                "server": name,
+                "server CPU µs/delivery": spread(cpu[name]),
+                "zchat to it": ratio(cpu[ours], cpu[name]),
+                "deliveries/s": spread(run.deliveries / run.took_s for run in held),
+                "encrypts": kind.encrypts if kind else _encrypts(name),
+                "stores": kind.stores if kind else "yes",
+                "durable": kind.durable if kind else "before delivery",
+            }
+        )
+    verdicts = []
+    for target, what, ours, theirs, bound in (
+        ("P1", "CPU per delivery, to Redis pub/sub over TLS", _ZCHAT, "Redis pub/sub, TLS", 1.0),
+        ("P1", "CPU per delivery, to NATS over TLS", _ZCHAT, "NATS core, TLS", 0.3),
+        ("P2", "the loop alone, to plain Redis", _ZCHAT_PLAIN, "Redis pub/sub", 0.7),
+    ):
+        if theirs in cpu:
+            verdicts.append(at_most(target, what, bound, ratio(cpu[ours], cpu[theirs]), "×"))
+    bars = {name: spread(held).median for name, held in cpu.items()}
+    plot = Plot("fanout", "Server CPU per delivery, 100 members", "µs", bars)
+    return Result("Fan-out, saturated", rows, verdicts, notes, [plot])
+
+
+def _encrypts(name: str) -> str:
+    return "transport and end to end" if name == _ZCHAT else "end to end"
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(measure)

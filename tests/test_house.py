@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompt_toolkit",
     },
     "lab": {
-        *("zchat.broker", "zchat.log", "zchat.errors", "zchat.ui.safe", "msgspec", "nacl"),
+        *("zchat.broker", "zchat.log", "zchat.errors", "zchat.ui.safe", "msgspec", "nacl", "zmq"),
         *OPEN_PROTOCOL,
     },
     "ui/cli": {

@@ -1,0 +1,1 @@
+"""What zchat takes and carries, in figures, and other servers beside it."""

@@ -1,0 +1,97 @@
+"""P9: a new member of a room of 100,000 messages: the newest screen, and the whole checked.
+
+A real member with an empty replica, from its first connection on; the room's key is there already
+(deriving it takes half a second and is the same for every room).
+
+    python -m benchmarks.history [--full] [--json]
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.harness import Measured, Plot, Result, Verdict, at_most, sealed_texts, spread
+from zchat.clock import Clock
+from zchat.config import MemberConfig
+from zchat.member.client import Client
+from zchat.member.rows import Glimpse, Progress
+from zchat.member.vault import RoomRecord, Vault
+from zchat.protocol.keys import RoomKeys
+
+_MESSAGES = 100_000
+_SOME = 10_000
+
+
+def fill(measured: Measured, room: RoomKeys) -> None:
+    """Post them all, of ten authors."""
+    author = harness.member_of(measured.target)
+    k = 0
+    for _ in range(_MESSAGES // _SOME):
+        for envelope in sealed_texts(room, _SOME):
+            k += 1
+            author.post(room.tag, k, envelope)
+            if k % 256 == 0:
+                author.wait_stored(k - 255)
+    author.wait_stored(k)
+
+
+async def join(measured: Measured, keys: RoomKeys, folder: str) -> dict[str, float]:
+    """The times of one joiner."""
+    server = measured.invite.server
+    vault = Vault(Path(folder))
+    record = RoomRecord("bench", "joiner", server, server.keys)
+    started, cpu = time.perf_counter(), time.process_time()
+    client = Client(vault, server, MemberConfig(), Clock())
+    client.enter(keys, record)
+    newest = checked = 0.0
+    async with client:
+        client.follow(keys.tag)
+        while not checked:
+            event = await client.next_event(60)
+            assert event is not None, "nothing comes"
+            if isinstance(event.what, Glimpse):
+                newest = newest or time.perf_counter() - started
+            elif isinstance(event.what, Progress) and event.what.caught_up:
+                checked = time.perf_counter() - started
+    used = time.process_time() - cpu
+    return {
+        "newest screen s": newest or checked,
+        "all checked s": checked,
+        "messages checked/s": _MESSAGES / checked,
+        "cores used": used / checked,
+    }
+
+
+def measure(full: bool) -> Result:
+    """One room, several joiners."""
+    keys = RoomKeys(os.urandom(32))
+    joins = []
+    with harness.broker() as measured:
+        fill(measured, keys)
+        for _ in range(5 if full else 2):
+            with tempfile.TemporaryDirectory(prefix="zchat-bench-") as folder:
+                joins.append(asyncio.run(join(measured, keys, folder)))
+    held = {name: spread(each[name] for each in joins) for name in joins[0]}
+    cores = held["cores used"]
+    wanted = 0.75 * (os.cpu_count() or 1)
+    verdicts = [
+        at_most("P9", "newest screen of 100,000 messages", 1, held["newest screen s"], "s"),
+        Verdict(
+            "P9",
+            "cores used while all is checked",
+            f"≥ 75 % of {os.cpu_count()}",
+            cores,
+            "cores",
+            cores.median >= wanted,
+        ),
+    ]
+    bars = {name: held[name].median for name in ("newest screen s", "all checked s")}
+    plot = Plot("history", "Joining a room of 100,000 messages", "s", bars)
+    return Result("History", [dict(held)], verdicts, [], [plot])
+
+
+if __name__ == "__main__":
+    harness.main(measure)

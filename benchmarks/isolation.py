@@ -1,0 +1,136 @@
+"""P7: what others notice of a member that does not read, one that floods, a storm of reconnects.
+
+Two bare members of one room: one posts, the other's clock says how long it took. Beside them, a
+broker's default rates for each access key and address; only the handshakes and connections of one
+address are without a limit, or a storm from one machine would be refused and measure nothing.
+
+    python -m benchmarks.isolation [--full] [--json]
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import zmq
+
+from benchmarks import harness
+from benchmarks.harness import Plot, Result, at_most, percentile, sealed_texts, spread
+from zchat.lab.load import BareMember, Target, outline
+from zchat.protocol.keys import RoomKeys
+from zchat.protocol.wire import Entries
+
+_LIMITS = "\n".join(
+    f"{name} = 1000000000"
+    for name in ("connections_per_address", "handshake_burst", "handshakes_per_s")
+)
+_PAUSE_S = 0.03
+_SETTLE_S = 2.0
+
+
+def _slow_reader(target: Target, room: bytes) -> None:
+    """Ten members that join and never read, while a talker fills what can be under way to them."""
+    members = [BareMember(zmq.Context(), target) for _ in range(10)]
+    for member in members:
+        member.socket.rcvhwm = 1
+        member.join(room)
+    talker = harness.member_of(target)
+    for k in range(1, 1_000_000):
+        talker.post(room, k, outline())
+        talker.stored()
+        time.sleep(0.025)
+
+
+def _flooder(target: Target, room: bytes) -> None:
+    """As many posts as the socket takes, far beyond any rate."""
+    member = harness.member_of(target)
+    k = 0
+    while True:
+        k = max(k, member.stored()) + 1
+        with suppress(zmq.Again):
+            for number in range(k, k + 64):
+                member.post(room, number, outline())
+        time.sleep(0.001)
+
+
+def _storm(target: Target, room: bytes) -> None:
+    """A hundred members at a time that connect, join and are gone."""
+    while True:
+        members = harness.joined(target, room, 100)
+        for member in members:
+            member.socket.close()
+
+
+_TROUBLES: dict[str, Callable[[Target, bytes], None] | None] = {
+    "nobody else": None,
+    "ten that do not read": _slow_reader,
+    "a flooding member": _flooder,
+    "a storm of reconnects": _storm,
+}
+
+
+def _ask(
+    reader: BareMember, author: BareMember, room: bytes, envelopes: list[bytes]
+) -> list[float]:
+    """Milliseconds from a post to its arrival at the other member, others' entries in between."""
+    took = []
+    for k, envelope in enumerate(envelopes, 2):
+        time.sleep(_PAUSE_S)
+        started = time.perf_counter()
+        author.post(room, k, envelope)
+        while True:
+            word, batch = reader.receive()
+            if isinstance(word, Entries) and reader.take(word, batch) and envelope in batch:
+                break
+        took.append((time.perf_counter() - started) * 1000)
+        author.stored()
+    return took
+
+
+def run(trouble: Callable[[Target, bytes], None] | None, count: int) -> list[float]:
+    """The latencies of two members while somebody makes trouble in their room."""
+    room = RoomKeys(os.urandom(32))
+    envelopes = sealed_texts(room, count + 1)
+    with harness.broker(_LIMITS) as measured:
+        author = harness.member_of(measured.target)
+        author.post(room.tag, 1, envelopes[0])
+        author.wait_stored(1)
+        (reader,) = harness.joined(measured.target, room.tag, 1)
+        maker = None
+        if trouble is not None:
+            maker = multiprocessing.Process(target=trouble, args=(measured.target, room.tag))
+            maker.start()
+            time.sleep(_SETTLE_S)
+        try:
+            return _ask(reader, author, room.tag, envelopes[1:])
+        finally:
+            if maker is not None:
+                maker.kill()
+                maker.join()
+
+
+def measure(full: bool) -> Result:
+    """All troubles in each round, so that their ratio is of one time."""
+    rounds, count = (7, 600) if full else (3, 200)
+    took: dict[str, list[list[float]]] = {name: [] for name in _TROUBLES}
+    for _ in range(rounds):
+        for name, trouble in _TROUBLES.items():
+            took[name].append(run(trouble, count))
+    rows: list[dict[str, harness.Cell]] = []
+    for name, runs in took.items():
+        p50, p99 = (spread(percentile(run, share) for run in runs) for share in (0.5, 0.99))
+        rows.append({"beside them": name, "p50 ms": p50, "p99 ms": p99})
+    calm, *others = [[percentile(run, 0.99) for run in runs] for runs in took.values()]
+    verdicts = [
+        at_most("P7", f"others' p99 beside {name}", 2, harness.ratio(p99, calm), "×")
+        for name, p99 in zip(list(took)[1:], others, strict=True)
+    ]
+    bars = {
+        name: spread(percentile(run, 0.99) for run in runs).median for name, runs in took.items()
+    }
+    return Result("Isolation", rows, verdicts, [], [Plot("isolation", "Others' p99", "ms", bars)])
+
+
+if __name__ == "__main__":
+    harness.main(measure)

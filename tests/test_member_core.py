@@ -24,6 +24,8 @@ from zchat.member import room as member_room
 from zchat.member.core import Core, Do
 from zchat.member.invite import Origin, Server
 from zchat.member.presence import Rhythm
+from zchat.member.profile import Opened
+from zchat.member.rejoin import rejoin
 from zchat.member.room import Room, in_words
 from zchat.member.rows import (
     Blame,
@@ -534,6 +536,29 @@ def test_a_promise_that_our_chain_does_not_keep_is_told(desk: Desk) -> None:
     desk.log(desk.bob.says("two"), desk.bob.says("three"))
     assert desk.texts == ["two", "three"]
     assert len(desk.faults) == 1
+
+
+def test_what_was_accepted_accuses_nobody_again_but_what_comes_later_does(desk: Desk) -> None:
+    """The message by which a fork was found stays in the log for ever."""
+    desk.arrive(*(desk.bob.says() for _ in range(3)))
+    other = desk.ledger.branch(2, 3)
+    desk.log(desk.carol.says(seen=other.head(3).packed))
+    desk.stop()
+    vault = Vault(desk.folder)
+    rejoin(Opened(vault, KEYS, desk.room.record, 99.0))
+    vault.close()
+    desk.start()
+    assert desk.room.fault == ""
+    desk.connect()
+    desk.show(desk.ledger.show(1, 3).but(tip=4))
+    desk.show(desk.ledger.show(4, 4))
+    (accepted,) = desk.notices
+    assert (accepted.n, accepted.blame, accepted.proof) == (4, Blame.NOBODY, None)
+    assert accepted.text.startswith("accepted by your rejoin: it showed carol")
+    assert len(desk.say("on")) == 1
+    desk.log(desk.carol.says(seen=other.head(4).packed))
+    assert len(desk.faults) == 1
+    assert desk.room.fault
 
 
 # ---- posting ----

@@ -480,12 +480,12 @@ _BY_BROKER: st.SearchStrategy[wire.Word] = st.one_of(
     st.builds(wire.Cast, _TAGS),
     st.builds(
         wire.Entries,
-        *(_PLACES, _TAGS, _HASHES, _REAL, _HASHES, _HEADS, _PLACES),
+        *(_PLACES, _TAGS, _HASHES, _REAL, _HASHES, st.just(b"") | _HEADS, _PLACES),
         st.lists(binary(200), max_size=16).map(tuple),
     ),
     st.builds(
-        wire.Refuse,
-        *(_PLACES, st.just(0), st.text(min_size=1, max_size=32), st.just(b"") | _TAGS),
+        lambda which, number, *rest: wire.Refuse(number * which, number * (not which), *rest),
+        *(st.booleans(), _PLACES, st.text(min_size=1, max_size=32), st.just(b"") | _TAGS),
         *(st.integers(0, 86_400_000), st.text(max_size=200)),
     ),
 )
@@ -503,6 +503,11 @@ WORDS: list[wire.Word] = [
     wire.Entries(0, bytes(16), bytes(32), 1, bytes(32), bytes(144), 1, (bytes(200),)),
     wire.Refuse(300, 0, "rate", bytes(16), 70_000, "t" * 40),
 ]
+LEAST_WORDS = [
+    wire.Entries(1, bytes(16), bytes(32), 1, bytes(32), b"", 0, ()),
+    wire.Refuse(0, 1, "x", b"", 0, ""),
+    wire.Refuse(0, 0, "x", b"", 0, ""),
+]
 
 
 def framed(word: wire.Word) -> wire.Frames:
@@ -518,6 +523,9 @@ def decoder_of(word: wire.Word) -> Callable[[wire.Frames], tuple[wire.Word, byte
 
 @holds_for
 @given(_BY_MEMBER | _BY_BROKER)
+@example(LEAST_WORDS[0])
+@example(LEAST_WORDS[1])
+@example(LEAST_WORDS[2])
 def test_a_word_comes_back_from_its_frames(word: wire.Word) -> None:
     """And encoded again it is the same frames."""
     frames = framed(word)

@@ -42,7 +42,7 @@ from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.labels import Label, digest
 from zchat.protocol.ledger import Head, chain
 from zchat.protocol.wire import Entries, Item, Ready
-from zchat.ui import show, visit
+from zchat.ui import line, show, visit
 from zchat.ui.cli import main as command_line
 
 Patches: TypeAlias = list[AbstractContextManager[Any]]
@@ -454,6 +454,12 @@ def _() -> Patches:
         return [first, *(row.partition(": ")[2] for row in rest)]
 
     return [patch.object(show, "message_lines", lines)]
+
+
+@defence("limit note")
+def _() -> Patches:
+    """Nothing says who else could be reading."""
+    return [patch.object(line, "_LIMIT_NOTE", "nobody else can read this room")]
 
 
 @defence("strength")

@@ -274,18 +274,25 @@ class Freeze(ToOne):
         super().__init__(member, after)
         self._recorded: Frames | None = None
         self._beats = beats
+        self._shown: Head | None = None
 
     def on_outgoing(self, member: int, word: ToMember, attachment: bytes) -> list[Frames]:
-        if isinstance(word, Cast) and not self.lies_now and member == self._member:
-            self._recorded = again(word, attachment)
+        if member == self._member and not self.lies_now:
+            if isinstance(word, Cast):
+                self._recorded = again(word, attachment)
+            elif isinstance(word, Entries) and word.head:
+                self._shown = Head.unpack(word.head)
         return super().on_outgoing(member, word, attachment)
 
     def on_entries(self, word: Entries, batch: bytes) -> list[Frames]:
         if not word.req:
             return []
-        n = word.first - 1
-        head = self.rogue.key.sign_head(word.room, word.log, n, word.before, 0)
-        frozen = msgspec.structs.replace(word, head=head.packed, tip=n)
+        last = self._shown
+        if last is None:
+            last = self.rogue.key.sign_head(word.room, word.log, 0, word.log, 0)
+        frozen = msgspec.structs.replace(
+            word, first=last.n + 1, before=last.hash, head=last.packed, tip=last.n
+        )
         return [again(frozen if word.head else word, b"")]
 
     def on_other(self, word: ToMember, attachment: bytes) -> list[Frames]:

@@ -31,6 +31,7 @@ from zchat.member.strength import ENOUGH_BITS, price
 
 _CONNECT_PATIENCE_S = 5.0  # where something said that there is no connection to be had
 _SILENT_PATIENCE_S = 15.0  # where nothing was heard at all
+_VAGUE = {"connection lost", "no connection"}  # come behind a reason that says more
 _LIMIT_CODES = {"room-full", "too-many-rooms"}  # "rate" passes by itself
 
 
@@ -172,7 +173,9 @@ class Visit:
             self.caught_up = what.caught_up
         elif isinstance(what, Connection):
             self.caught_up = self.caught_up and what.online
-            self.offline_reason, self.refusal = what.reason, None
+            self.refusal = None
+            if not self.offline_since_ms or what.reason not in _VAGUE:
+                self.offline_reason = what.reason
             if what.online:
                 self.was_online = True
                 self.offline_since_ms = 0

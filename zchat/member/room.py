@@ -503,9 +503,10 @@ class Room:
         return list(confirmed)
 
     def _let_go(self, kept: set[bytes]) -> None:
-        """Ours that the replica holds durably now leave the outbox.
+        """Ours that the replica holds leave the outbox.
 
-        Not before: after an honest restore of the server only we could offer them again.
+        Not before: after an honest restore of the server only we could offer them again. (A power
+        cut can still take them from the replica; then the server has them.)
         """
         if isinstance(self._replica, SqliteLog):
             self._vault.done(kept & self._unkept)

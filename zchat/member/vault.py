@@ -39,6 +39,7 @@ from zchat.files import (
     take_lock,
     write_private,
 )
+from zchat.log.sqlite import SqliteLog
 from zchat.member.invite import Invite, Origin, Server
 from zchat.protocol import evidence
 from zchat.protocol.keys import Author, RoomKeys
@@ -308,14 +309,14 @@ class Vault:
         Its last receipt goes with it, for that is a promise of the former log.
         """
         path = self.replica_path(tag)
-        moment = time.strftime("%Y-%m-%d-%H%M%S")
+        moment = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.urandom(2).hex()}"
         aside = path.with_name(f"{tag.hex()}.before-{moment}.db")
+        if path.exists():
+            SqliteLog(path, Access.REPLICA).close()  # what a killed process left goes into it
         with take_lock(path), storage_errors(path):
-            for suffix in ("-wal", ""):  # what a killed process left is part of it
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.rename(aside.with_name(aside.name + suffix))
-            sync_folder(path.parent)
+            if path.exists():
+                path.rename(aside)
+                sync_folder(path.parent)
         self.save_witness(tag, NO_HEAD)
         return aside
 

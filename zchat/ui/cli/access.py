@@ -20,7 +20,7 @@ from zchat.member.profile import Opened, Place, Profile, find_room, known_here, 
 from zchat.member.vault import Vault
 from zchat.protocol.limits import MAX_PASSPHRASE_BYTES
 from zchat.protocol.words import canonical_room_name, near_misses
-from zchat.ui.cli.common import config_for, has_terminal, say
+from zchat.ui.cli.common import config_for, has_terminal, say, vault_of
 from zchat.ui.safe import safe_line
 
 DEFAULT_ROOM = "lobby"
@@ -192,7 +192,7 @@ def open_room(room: str, access: Access) -> Opened:
     invite = room if is_invite(room) else None
     wanted = parse_invite(room).room or DEFAULT_ROOM if invite else canonical_room_name(room)
     member = profile.choose_member(access.name, config_for().name, wanted)
-    vault = profile.vault(member)
+    vault = vault_of(profile, member)
     if invite is None and announced(home() / "broker") is None:
         known_here(vault, wanted)
     place = find_place(vault, None if invite else wanted, invite, None)

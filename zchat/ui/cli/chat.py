@@ -38,6 +38,7 @@ from zchat.ui.cli.common import (
     say,
     show_progress,
     timeout_option,
+    vault_of,
 )
 from zchat.ui.cli.serve import default_address
 from zchat.ui.plain import PlainChat
@@ -100,7 +101,7 @@ def join(
     profile = Profile(home())
     wanted = canonical_room_name(room) if room else _room_of(invite)
     member = profile.choose_member(access.name, config_for().name, wanted)
-    vault = profile.vault(member)
+    vault = vault_of(profile, member)
     place = find_place(vault, room, invite, server)
     opened = open_place(profile, vault, member, place, access)
     return run(_stay(opened, terms, is_meant=access.new))
@@ -148,7 +149,6 @@ async def _stay(
             code = await plain.run(0, config.timeout_s)
         if to_stay:
             _tell_who_stays(visit, to_stay)
-    opened.vault.close()
     return code
 
 
@@ -203,7 +203,7 @@ def start(
     profile = Profile(home())
     wanted = canonical_room_name(room)
     member = profile.choose_member(access.name, config_for().name, wanted)
-    vault = profile.vault(member)
+    vault = vault_of(profile, member)
     with _server(listen, advertise) as (stem, to_stay):
         invite = Invite(stem.server, wanted, stem.origin)
         known = same_place(vault, invite)

@@ -1,22 +1,26 @@
 """What commands share: how they say things, and how their asyncio part runs.
 
 Rules of this file: data goes to stdout, everything else to stderr; nothing is asked where stdin is
-no terminal.
+no terminal. `zchat --help` reads this file, so what is dear to import is imported where it is used.
 """
 
-import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zchat.config import MemberConfig, load
 from zchat.errors import ZchatError
-from zchat.member.rows import Progress
 from zchat.ui.safe import safe_line
+
+if TYPE_CHECKING:
+    from zchat.config import MemberConfig
+    from zchat.member.profile import Profile
+    from zchat.member.rows import Progress
+    from zchat.member.vault import Vault
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -38,12 +42,13 @@ class ReaderGone(Exception):
 
 def say(text: str) -> None:
     """A message for people: stderr, made safe, one line."""
-    click.echo(safe_line(text), err=True)
+    note(safe_line(text))
 
 
 def note(line: str) -> None:
-    """A line for people that its maker made safe."""
-    click.echo(line, err=True)
+    """A line for people that its maker made safe. Where nobody can read it, all else goes on."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
 
 
 def data(line: str) -> None:
@@ -71,7 +76,7 @@ def has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def show_progress(progress: Progress) -> None:
+def show_progress(progress: "Progress") -> None:
     """A line that counts up while a long history is read, where somebody can see it."""
     if sys.stderr.isatty() and progress.tip > _LONG_HISTORY:
         end = "\n" if progress.caught_up else ""
@@ -79,10 +84,19 @@ def show_progress(progress: Progress) -> None:
         click.echo(line, err=True, nl=False)
 
 
-def config_for(**flags: object) -> MemberConfig:
+def config_for(**flags: object) -> "MemberConfig":
     """The member's settings, with these flags on top (None: not given)."""
+    from zchat.config import MemberConfig, load
+
     config, _ = load(MemberConfig, None, flags, os.environ)
     return config
+
+
+def vault_of(profile: "Profile", member: str) -> "Vault":
+    """A member's vault, which is closed when the command ends, however it ends."""
+    vault = profile.vault(member)
+    click.get_current_context().call_on_close(vault.close)
+    return vault
 
 
 class Terminated(BaseException):
@@ -91,6 +105,7 @@ class Terminated(BaseException):
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a command's asyncio part. SIGTERM ends it in order: Terminated is raised."""
+    import asyncio
 
     async def guarded() -> _T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()

@@ -17,7 +17,7 @@ from zchat.log.sound import damages
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Profile
 from zchat.member.vault import Vault
-from zchat.ui.cli.common import data
+from zchat.ui.cli.common import data, vault_of
 
 _LITTLE_SPACE_BYTES = 64 * 1024 * 1024
 _MOST_SHOWN = 5
@@ -61,12 +61,11 @@ def _examine(folder: Path) -> Iterator[Finding]:
     profile = Profile(folder)
     for member in profile.members():
         try:
-            vault = profile.vault(member)
+            vault = vault_of(profile, member)
         except ZchatError as error:
             yield Finding(f"vault of {member}", error.sentence, error.advice)
             continue
         yield from _rooms(vault, member)
-        vault.close()
 
 
 def _space(folder: Path) -> Finding:

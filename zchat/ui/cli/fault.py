@@ -11,7 +11,7 @@ from zchat.member.rejoin import rejoin as accept_log
 from zchat.protocol import evidence as evidence_file
 from zchat.protocol.ledger import Contradiction, Proof, judge
 from zchat.ui.cli.access import Access, access_options, open_room
-from zchat.ui.cli.common import data, say
+from zchat.ui.cli.common import data, say, vault_of
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day
 
@@ -69,11 +69,10 @@ def _rooms_of(found: Contradiction) -> list[str]:
     profile = Profile(home())
     named = []
     for member in profile.members():
-        vault = profile.vault(member)
+        vault = vault_of(profile, member)
         for known in vault.rooms():
             if known.record.server.keys.log_key == found.log_key:
                 named.append(f"{known.record.room} at {known.record.server.address}")
-        vault.close()
     return sorted(set(named))
 
 
@@ -92,22 +91,19 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
     """
     opened = open_room(room, access)
     record = opened.record
-    try:
-        if not record.fault:
-            raise NoMatch(reason=f"nothing is wrong with {record.room!r} here")
-        since = f"{day(record.fault_ms)} {clock_time(record.fault_ms)}"
-        say(f"{record.room}: the server contradicted itself: {record.fault} (since {since}).")
-        if record.evidence:
-            say(f"The proof is in {record.evidence}.")
-        if not accept:
-            say("With --accept: what you have is set aside, the server's log is read anew, and")
-            say("what it shows is taken for the room's history. Ask the others first.")
-            return Exit.SERVER_FAULT
-        done = accept_log(opened)
-        say(f"What you had is kept in {done.aside}.")
-        if done.waiting:
-            say(f"{done.waiting} message(s) of yours that it lost go out with the next join.")
-        say(f"Go on with: zchat join --room {record.room}")
-        return Exit.OK
-    finally:
-        opened.vault.close()
+    if not record.fault:
+        raise NoMatch(reason=f"nothing is wrong with {record.room!r} here")
+    since = f"{day(record.fault_ms)} {clock_time(record.fault_ms)}"
+    say(f"{record.room}: the server contradicted itself: {record.fault} (since {since}).")
+    if record.evidence:
+        say(f"The proof is in {record.evidence}.")
+    if not accept:
+        say("With --accept: what you have is set aside, the server's log is read anew, and")
+        say("what it shows is taken for the room's history. Ask the others first.")
+        return Exit.SERVER_FAULT
+    done = accept_log(opened)
+    say(f"What you had is kept in {done.aside}.")
+    if done.waiting:
+        say(f"{done.waiting} message(s) of yours that it lost go out with the next join.")
+    say(f"Go on with: zchat join --room {record.room}")
+    return Exit.OK

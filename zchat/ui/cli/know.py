@@ -18,6 +18,7 @@ from zchat.ui.cli.common import (
     run,
     say,
     show_progress,
+    vault_of,
 )
 from zchat.ui.commands import check_covered
 from zchat.ui.safe import safe_json, safe_line
@@ -35,7 +36,7 @@ def rooms(*, as_json: bool) -> None:
     """
     profile = Profile(home())
     for member in profile.members():
-        vault = profile.vault(member)
+        vault = vault_of(profile, member)
         for known in vault.rooms():
             record = known.record
             if as_json:
@@ -58,7 +59,6 @@ def rooms(*, as_json: bool) -> None:
             kept = "key remembered" if record.root else "asks for the passphrase"
             line = f"{record.room} at {record.server.address} as {member}: {kept}, {used}"
             data(safe_line(line + (f"; SERVER FAULT: {record.fault}" if record.fault else "")))
-        vault.close()
 
 
 @click.command()
@@ -72,7 +72,7 @@ def whoami(name: str | None, *, as_json: bool) -> None:
     """
     profile = Profile(home())
     for member in [name] if name else profile.members():
-        vault = profile.vault(member)
+        vault = vault_of(profile, member)
         for known in vault.rooms():
             key = known.record.root and vault.public_key(known).hex()
             if as_json:
@@ -90,7 +90,6 @@ def whoami(name: str | None, *, as_json: bool) -> None:
             else:
                 mark = f"~{key[:4]}, key {key}" if key else " (its key needs the passphrase)"
                 data(safe_line(f"{known.record.room}: {known.record.name}{mark}"))
-        vault.close()
     say(f"Your keys are in {home()}.")
     say("Who copies this folder can read your remembered rooms and speak as you.")
 
@@ -105,9 +104,8 @@ def invite(room: str, name: str | None) -> None:
         zchat invite lobby
     """
     profile = Profile(home())
-    vault = profile.vault(profile.choose_member(name, config_for().name, room))
+    vault = vault_of(profile, profile.choose_member(name, config_for().name, room))
     data(str(known_here(vault, room).record.invite))
-    vault.close()
 
 
 @click.command()
@@ -121,7 +119,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
         zchat forget lobby
     """
     profile = Profile(home())
-    vault = profile.vault(profile.choose_member(name, config_for().name, room))
+    vault = vault_of(profile, profile.choose_member(name, config_for().name, room))
     known = known_here(vault, room)
     waiting = vault.waiting(known.tag)
     question = f"Forget {known.record.room!r} at {known.record.server.address}"
@@ -131,7 +129,6 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     if yes or click.confirm(safe_line(question), err=True):
         vault.forget_room(known.tag)
         say(f"Forgotten: {known.record.room}.")
-    vault.close()
 
 
 @click.command()
@@ -224,7 +221,6 @@ async def _ask(opened: Opened, show: Callable[[Room], None], *, new: bool) -> in
             say(f"The server at {visit.address} does not answer; this is what is known here.")
         show(visit.room)
         fault = visit.room.accused
-    opened.vault.close()
     if fault:
         raise ServerFault(text=fault)
     return 0

@@ -6,12 +6,14 @@ a user.
 
 import contextlib
 import errno
+import importlib
 import io
 import os
 import resource
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -19,17 +21,7 @@ import click
 from zchat import version
 from zchat.errors import Exit, StoreFull, ZchatError
 from zchat.protocol.limits import MAX_ADDRESS_SPACE
-from zchat.ui.cli.chat import join, start
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
-from zchat.ui.cli.doctor import doctor
-from zchat.ui.cli.fault import evidence, rejoin
-from zchat.ui.cli.know import forget, invite, members, rooms, verify, whoami
-from zchat.ui.cli.lab import lab
-from zchat.ui.cli.search import search_room
-from zchat.ui.cli.send import send
-from zchat.ui.cli.serve import broker
-from zchat.ui.cli.tail import tail
-from zchat.ui.cli.upkeep import backup, restore
 
 _FIRST_MINUTE = """\
 zchat: group chat for people who share a passphrase and do not trust the server.
@@ -40,19 +32,74 @@ zchat: group chat for people who share a passphrase and do not trust the server.
   zchat --help             all commands
 """
 
-_SECTIONS: dict[str, list[click.Command]] = {
-    "Chat": [start, join],
-    "Scripts": [send, tail, search_room],
-    "Trust": [verify, members, whoami, evidence, rejoin],
-    "Rooms": [rooms, invite, forget],
-    "Server": [broker, lab, doctor],
+# Under each heading the commands: where they are, and what the list says of them. They are loaded
+# when they are asked for: importing all takes longer than most of what one does.
+_SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Chat": {
+        "start": ("chat:start", "Start a server, a room with a fresh passphrase, and chat."),
+        "join": ("chat:join", "Join a room and chat."),
+    },
+    "Scripts": {
+        "send": ("send:send", "Send TEXT, or stdin line by line, to a room."),
+        "tail": ("tail:tail", "Print a room's messages."),
+        "search": ("search:search_room", "Find messages that hold all WORDS, in any case."),
+    },
+    "Trust": {
+        "verify": ("know:verify", "Print eight words to compare by voice."),
+        "members": ("know:members", "List who has spoken in a room."),
+        "whoami": ("know:whoami", "Show who you are in each room, and where your keys lie."),
+        "evidence": ("fault:evidence", "Check what proves that a server contradicted itself."),
+        "rejoin": (
+            "fault:rejoin",
+            "Go on with the server's present log after it contradicted itself.",
+        ),
+    },
+    "Rooms": {
+        "rooms": ("know:rooms", "List the rooms known here, for all members of this profile."),
+        "invite": ("know:invite", "Print the invite line of a room."),
+        "forget": (
+            "know:forget",
+            "Forget a room: its replica, its key, what waits in its outbox.",
+        ),
+    },
+    "Server": {
+        "broker": ("serve:broker", "Start a server."),
+        "lab": ("lab:lab", "Run a server that lies, and watch what its members see."),
+        "doctor": (
+            "doctor:doctor",
+            "Look for what is wrong with this profile and its server's store.",
+        ),
+        "bench": ("bench:bench", "Measure how many members a server on this machine carries."),
+    },
 }
 
 _EXIT_CODES = """\
 \b
 Exit codes: 0 ok, 1 can be mended by you, 2 usage, 3 network or storage, 4 the server contradicted
-itself, 5 refused by a limit, 6 time-out, 7 wrong passphrase or an unreadable store, 70 a bug.
+itself, 5 refused by a limit, 6 time-out, 7 wrong passphrase or an unreadable store, 8 the server's
+store failed while it ran, 70 a bug.
 """
+
+
+class _OnDemand(Mapping[str, click.Command]):
+    """The commands by name; asking for one imports its file."""
+
+    def __init__(self) -> None:
+        self._places = {
+            name: place for section in _SECTIONS.values() for name, (place, _) in section.items()
+        }
+
+    def __getitem__(self, name: str) -> click.Command:
+        file, _, function = self._places[name].partition(":")
+        command = getattr(importlib.import_module(f"zchat.ui.cli.{file}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class _Sections(click.Group):
@@ -61,16 +108,17 @@ class _Sections(click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in _SECTIONS.items():
             with formatter.section(heading):
-                formatter.write_dl([(c.name or "", c.get_short_help_str(70)) for c in commands])
+                formatter.write_dl([(name, short) for name, (_, short) in commands.items()])
 
 
 @click.group(
     cls=_Sections,
+    commands=_OnDemand(),
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXIT_CODES,
 )
-@click.version_option(version(), prog_name="zchat")
+@click.version_option(package_name="zchat", prog_name="zchat")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Group chat for people who share a passphrase and do not trust the server.
@@ -81,13 +129,6 @@ def cli(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(_FIRST_MINUTE, nl=False)
-
-
-broker.add_command(backup)
-broker.add_command(restore)
-for _commands in _SECTIONS.values():
-    for _command in _commands:
-        cli.add_command(_command)
 
 
 def _bound_memory() -> None:
@@ -108,7 +149,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its number, never an exception.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    sys.exit(_run())
+    code = _run()
+    try:
+        sys.stderr.flush()
+    except OSError:  # what nobody can read must not change how we end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:

@@ -58,8 +58,6 @@ def search_room(
             data(line)
     except StoreEmpty:
         pass  # known, and never read
-    finally:
-        opened.vault.close()
     if not count:
         raise NoMatch(reason=f"nothing in {opened.record.room!r} matches")
     return Exit.OK

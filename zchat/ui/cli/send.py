@@ -51,11 +51,8 @@ def send(
     from_stdin = text is None or text == "-"
     given = None if text is None or from_stdin else whole_text(text)
     job = _Sending(opened, given, whole=whole, anyway=anyway)
-    try:
-        config = config_for(timeout_s=timeout)
-        return run(job.run(config, may_be_empty=access.new, may_be_weak=weak_passphrase))
-    finally:
-        opened.vault.close()
+    config = config_for(timeout_s=timeout)
+    return run(job.run(config, may_be_empty=access.new, may_be_weak=weak_passphrase))
 
 
 class _Sending:

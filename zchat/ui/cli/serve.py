@@ -21,9 +21,11 @@ from zchat.broker.server import Server
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
 from zchat.database import Access
 from zchat.errors import BadConfig, CannotListen, StoreGone
+from zchat.files import storage_errors
 from zchat.log.sqlite import SqliteLog
 from zchat.member import invite
 from zchat.ui.cli.common import data, say
+from zchat.ui.cli.upkeep import backup, restore
 
 
 def default_address() -> str:
@@ -94,8 +96,10 @@ def serve(read: Callable[[], BrokerConfig], ended: Callable[[], bool], *, new_st
     settings, folder = read(), home() / "broker"
     host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
     path = log_path(folder)
-    if broker_folder.has_keys(folder) and not path.exists() and not new_store:
-        raise StoreGone(path=path)
+    with storage_errors(path):
+        is_gone = not path.exists() or not path.stat().st_size
+        if broker_folder.has_keys(folder) and is_gone and not new_store:
+            raise StoreGone(path=path)
     log = SqliteLog(path, Access.ONE_WRITER)
     keys = load_keys(folder)
     core = Core(log, keys.log_key, _limits(settings), f"zchat {version()}")
@@ -186,3 +190,7 @@ def audit() -> None:
         return
     for line in audit_lines(path):
         data(line)
+
+
+broker.add_command(backup)
+broker.add_command(restore)

@@ -54,12 +54,8 @@ def tail(
     show = _Shower(opened.record.room, as_json=as_json)
     wanted = _wanted(oldest_ms, everything=everything)
     most = last if last is not None else None if since else config_for().history
-    try:
-        return run(
-            _tail(opened, History(most, wanted), wanted, show, follow=follow, new=access.new)
-        )
-    finally:
-        opened.vault.close()
+    history = History(most, wanted)
+    return run(_tail(opened, history, wanted, show, follow=follow, new=access.new))
 
 
 def _wanted(oldest_ms: int, *, everything: bool) -> Callable[[Row], bool]:

@@ -8,12 +8,16 @@ for in time raises TimeoutError.
 """
 
 import os
+import resource
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
 
-from zchat.protocol.envelope import EPOCH, SUITE, VERSION, EnvelopeClass, Header
+from zchat.protocol.envelope import EPOCH, SUITE, VERSION, EnvelopeClass, Header, take_apart
 from zchat.protocol.ledger import NO_LOG, Head
 from zchat.protocol.limits import (
     KEY_BYTES,
@@ -33,6 +37,7 @@ from zchat.protocol.wire import (
     ToMember,
     decode_to_member,
     encode,
+    unpack_batch,
 )
 
 _PATIENCE_MS = 60_000
@@ -115,8 +120,76 @@ class BareMember:
 
 
 def outline(envelope_bytes: int = MIN_ENVELOPE_BYTES) -> bytes:
-    """An envelope that a server takes, and that nobody can open."""
-    header = Header(
-        VERSION, SUITE, EnvelopeClass.LOG, EPOCH, 0, os.urandom(NONCE_BYTES), os.urandom(KEY_BYTES)
-    )
+    """An envelope that a server takes, and that nobody can open. Its time is this machine's clock
+    since start, in µs: what receives it here knows how long it was under way.
+    """
+    nonce, sender = os.urandom(NONCE_BYTES), os.urandom(KEY_BYTES)
+    header = Header(VERSION, SUITE, EnvelopeClass.LOG, EPOCH, _now_us(), nonce, sender)
     return header.packed + os.urandom(envelope_bytes - len(header.packed))
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1_000
+
+
+# ---- a crowd that chats ----
+
+
+class Chat(NamedTuple):
+    """A crowd of `members` in a room, in which `per_s` messages are said for `for_s` seconds."""
+
+    members: int
+    per_s: float
+    for_s: float
+
+    @property
+    def messages(self) -> int:
+        return max(1, round(self.per_s * self.for_s))
+
+
+def listen(target: Target, room: bytes, chat: Chat, members: int, out: Connection) -> None:
+    """Some of a crowd, as a process: sends None when they are there, and in the end for each
+    delivery how many ms it was under way. What does not come in time is missing from the list.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * members + 256
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.max_sockets = members + 8
+    crowd = [BareMember(context, target) for _ in range(members)]
+    for member in crowd:
+        member.receive()
+        member.join(room)
+    for member in crowd:
+        member.receive()
+    out.send(None)
+    out.send(list(_delays_ms(crowd, members * chat.messages, 2 * chat.for_s + 10)))
+
+
+def _delays_ms(crowd: list[BareMember], wanted: int, patience_s: float) -> Iterator[float]:
+    poller = zmq.Poller()
+    by_socket = {member.socket: member for member in crowd}
+    for member in crowd:
+        poller.register(member.socket, zmq.POLLIN)
+    ends, came = time.monotonic() + patience_s, 0
+    while came < wanted and time.monotonic() < ends:
+        for socket, _ in poller.poll(100):
+            word, batch = by_socket[socket].receive()
+            if isinstance(word, Entries):
+                came += by_socket[socket].take(word, batch)
+                for item in unpack_batch(batch):
+                    sent_us = take_apart(item.envelope or b"").header.timestamp_ms
+                    yield (_now_us() - sent_us) / 1_000
+
+
+def talk(target: Target, room: bytes, chat: Chat) -> None:
+    """Say the messages of a chat at its pace; late ones as soon as possible."""
+    talker = BareMember(zmq.Context(), target)
+    talker.receive()
+    started = time.monotonic()
+    for k in range(1, chat.messages + 1):
+        talker.post(room, k, outline())
+        talker.stored()
+        time.sleep(max(0.0, started + k / chat.per_s - time.monotonic()))
+    talker.wait_stored(chat.messages)

@@ -56,7 +56,7 @@ def test_the_room_scrolls_above_the_prompt(here: World) -> None:
     ready(alice)
     assert said(alice.rows) == ["hello alice", "hello bob"]
     assert len([row for row in alice.rows if row.startswith(">")]) == 1
-    assert "0 of 1 verified" in status(alice)
+    alice.until("the status", lambda: "0 of 1 verified" in status(alice))
 
 
 def test_who_is_alone_is_told_so_in_words(here: World) -> None:
@@ -394,7 +394,7 @@ def test_leaving_right_behind_a_message_delivers_it(here: World) -> None:
 
 def test_a_room_known_here_opens_without_its_server(here: World) -> None:
     """History is read, being offline is said at once, and the chat waits for the server."""
-    here.run("alice", "send", here.broker.invite(), "kept here", "--name", "alice")
+    here.run("alice", "join", here.broker.invite(), "--name", "alice", stdin="kept here\n")
     here.broker.end()
     alice = here.terminal("alice")
     alice.expect(": kept here$")

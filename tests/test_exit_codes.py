@@ -266,7 +266,9 @@ def test_an_invite_to_one_room_and_the_name_of_another_do_not_go_together(here: 
 
 def test_an_unreachable_server_is_named(here: World) -> None:
     """send, tail and join: exit 3 with the address; what is known here is shown all the same."""
-    ended(here.run("alice", "join", here.broker.invite(), "--name", "alice", stdin="one\n"), Exit.OK)
+    ended(
+        here.run("alice", "join", here.broker.invite(), "--name", "alice", stdin="one\n"), Exit.OK
+    )
     here.broker.end()
     address = here.broker.address
     done = here.run("alice", "tail", "lobby")

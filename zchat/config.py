@@ -85,7 +85,7 @@ def load(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(names, "default")
     file = path or home() / f"{kind.__name__.removesuffix('Config').lower()}.toml"
-    if path is not None or file.exists():
+    if path is not None or _is_there(file):
         for name, value in _read(file, names).items():
             values[name], origins[name] = value, f"file {file}"
     for name in names:
@@ -105,6 +105,13 @@ def _culprit(error: msgspec.ValidationError, origins: Mapping[str, str], file: P
     """Where the setting that the error names came from."""
     name = str(error).rpartition("$.")[2].rstrip("`")
     return origins.get(name, str(file)).removeprefix("file ")
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError as error:  # a folder that we may not enter
+        raise BadConfig(path=file, reason=error.strerror or "cannot be read") from None
 
 
 def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:

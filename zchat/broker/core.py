@@ -136,7 +136,7 @@ class Core:
     def drop_all_but(self, allowed: frozenset[bytes]) -> None:
         """Forget the connections of access keys that may no longer be here (none named: all may).
 
-        They are told to say HELLO when they speak next, and the handshake refuses them then.
+        What they say next is heard by nobody, so they come again, and the handshake refuses them.
         """
         for route, connection in list(self._connections.items()):
             if allowed and connection.peer.access_key not in allowed:

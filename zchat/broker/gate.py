@@ -121,11 +121,14 @@ class Gate:
         return [] if route is None else [route]
 
     def identify(self, route: bytes, frame: zmq.Frame) -> Peer | None:
-        """Who sent the first message of a route, from the frame's own metadata; None if it chose
-        the route: libzmq's have 5 bytes and begin with 0. Who makes one up that looks like these
-        takes nobody's (no handover), and cannot foresee whose it would have been.
+        """Who sent the first message of a route, from the frame's own metadata; None if nobody is
+        to hear it: whose key is allowed no longer, or who chose its route. libzmq's have 5 bytes
+        and begin with 0. Who makes one up that looks like these takes nobody's (no handover), and
+        cannot foresee whose it would have been.
         """
-        if len(route) != _OWN_ROUTE_BYTES or route[0]:
+        access_key = bytes.fromhex(str(frame.get("User-Id")))
+        is_allowed = not self.allow or access_key in self.allow
+        if not is_allowed or len(route) != _OWN_ROUTE_BYTES or route[0]:
             return None
         descriptor = frame.get(zmq.SRCFD)
         assert isinstance(descriptor, int)
@@ -133,7 +136,6 @@ class Gate:
         if former != route:  # its last words were read only after its loss was told
             self._outlived.append(former)
         self._route_of[descriptor] = route
-        access_key = bytes.fromhex(str(frame.get("User-Id")))
         return Peer(access_key, plain_address(str(frame.get("Peer-Address"))))
 
     def close(self) -> None:

@@ -102,7 +102,9 @@ class Server:
         return router
 
     def listen(self, host: str, port: int) -> int:
-        """Bind; returns the port. Raises CannotListen."""
+        """Bind; returns the port. From here on SIGTERM and SIGINT stop us. Raises CannotListen."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
         shown = f"[{host}]" if ":" in host else host
         try:
             self._router.bind(f"tcp://{shown}:{port or '*'}")
@@ -130,8 +132,6 @@ class Server:
         `on_hangup` is called between two turns after a SIGHUP. Raises StoreTrouble when the store
         failed in a way that a retry cannot mend.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
         hung_up = threading.Event()
         signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
         poller = zmq.Poller()
@@ -162,8 +162,14 @@ class Server:
         self._send(self._core.serve())
         if now >= self._expires_at:
             self._expires_at = now + _EXPIRY_S
-            self._core.expire(time.time_ns() // 1_000_000)
+            self._expire()
         self._pulse.beat(now, self._core.counts, self._core.gauges())
+
+    def _expire(self) -> None:
+        try:
+            self._core.expire(time.time_ns() // 1_000_000)
+        except StoreFull as error:
+            logger.warning("%s", error)
 
     def _drain(self, now: float) -> None:
         """Take what waits: at most a bounded number of messages, at most one batch of a room."""
@@ -196,7 +202,7 @@ class Server:
     def _is_let_in(self, route: bytes, first: zmq.Frame) -> bool:
         peer = self._gate.identify(route, first)
         if peer is None:
-            self._core.counts["named itself"] += 1
+            self._core.counts["not let in"] += 1
             return False
         self._core.connected(route, peer)
         return True

@@ -8,6 +8,7 @@ honest loss from a lie, and offer again what was lost (docs/protocol.md, section
 Rules of this file: the store in use is never changed in place; what is replaced is kept beside it.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,7 +89,12 @@ def _set_aside(store: Path) -> Path | None:
     """Rename the store with what a killed broker left beside it."""
     if not store.exists():
         return None
-    aside = store.with_name(f"{store.stem}.before-{time.strftime('%Y-%m-%d-%H%M%S')}.db")
+    name = f"{store.stem}.before-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    aside = store.with_name(f"{name}.db")
+    for number in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = store.with_name(f"{name}-{number}.db")
     for suffix in ("-wal", ""):
         part = store.with_name(store.name + suffix)
         if part.exists():

@@ -185,9 +185,10 @@ def audit() -> None:
         zchat broker audit | less
     """
     path = log_path(home() / "broker")
-    if not path.exists():
-        say("This profile has no server yet.")
-        return
+    with storage_errors(path):
+        if not path.exists():
+            say("This profile has no server yet.")
+            return
     for line in audit_lines(path):
         data(line)
 

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from tests.processes import PASSPHRASE, Terminal, World, zchat
-from tests.threats import Bench, Insider, Member, RogueWorld, red, rogue_world
+from tests.threats import Bench, Insider, Member, RogueWorld, envelopes_of, red, rogue_world
 from zchat.errors import Malformed, ServerFault, Unopenable
 from zchat.lab.logged import Drop
 from zchat.lab.rogue import flipped
@@ -45,22 +45,14 @@ from zchat.protocol.wire import (
     Join,
     Leave,
     Position,
-    Post,
     Ready,
     Refuse,
-    decode_to_broker,
     decode_to_member,
     encode,
     pack_batch,
 )
 
 FAULT = "^!! the server contradicted itself"
-
-
-def envelopes_of(member: Member) -> list[bytes]:
-    """Every envelope a member has posted, as it went out."""
-    words = (decode_to_broker(frames) for frames in member.sent)
-    return [envelope for word, envelope in words if isinstance(word, Post)]
 
 
 # ---- R2: altered ----

@@ -62,7 +62,7 @@ from zchat.protocol.keys import Author, RoomKeys
 from zchat.protocol.labels import Label, digest
 from zchat.protocol.ledger import LogKey
 from zchat.protocol.seal import seal
-from zchat.protocol.wire import Frames
+from zchat.protocol.wire import Frames, Post, decode_to_broker
 from zchat.ui.show import message_line, other_line
 
 NOT_YET: dict[str, str] = {
@@ -239,6 +239,12 @@ class Member:
     def must_not_show(self, pattern: str) -> None:
         seen = [line for line in self.lines if re.search(pattern, line)]
         assert not seen, f"{self.name} sees {pattern!r}: {seen}"
+
+
+def envelopes_of(member: Member) -> list[bytes]:
+    """Every envelope a member has posted, as it went out."""
+    words = (decode_to_broker(frames) for frames in member.sent)
+    return [envelope for word, envelope in words if isinstance(word, Post)]
 
 
 class Insider:

@@ -32,8 +32,8 @@ from zchat.member.core import Core
 from zchat.member.names import NameBook
 from zchat.member.presence import Presence
 from zchat.member.room import Room
-from zchat.member.rows import Blame, Event, Message, Notice, State, Status
-from zchat.member.session import Refused, Session
+from zchat.member.rows import Blame, Event, Kind, Message, Notice, State, Status
+from zchat.member.session import Arrived, Refused, Session
 from zchat.member.transcript import Transcript
 from zchat.protocol import body as bodies
 from zchat.protocol import envelope as envelopes
@@ -415,6 +415,45 @@ def _() -> Patches:
     return [patch.object(Session, "_flow", flow)]
 
 
+@defence("silence")
+def _() -> Patches:
+    """What does not open is asked for again."""
+    honest = Core._arrived
+
+    def arrived(self: Core, room: Room, arrived: Arrived) -> list[Any]:
+        done = honest(self, room, arrived)
+        whats = [event.what for event in done if isinstance(event, Event)]
+        if any(isinstance(what, Message) and what.kind is Kind.UNREADABLE for what in whats):
+            done += self._carry_out(self._session.join_again(room.tag, self._clock.now()))
+        return done
+
+    return [patch.object(Core, "_arrived", arrived)]
+
+
+@defence("quiet reading")
+def _() -> Patches:
+    """Whoever gets a message says so."""
+    honest = Core._arrived
+
+    def arrived(self: Core, room: Room, arrived: Arrived) -> list[Any]:
+        return [*honest(self, room, arrived), *self.farewell()]
+
+    return [patch.object(Core, "_arrived", arrived)]
+
+
+@defence("quiet typing")
+def _() -> Patches:
+    """Each key that is pressed is told."""
+    honest = line.LineChat.__init__
+
+    def init(self: line.LineChat, where: visit.Visit) -> None:
+        honest(self, where)
+        told = where.client
+        self._session.default_buffer.on_text_changed += lambda _: told._do(told._core.farewell())
+
+    return [patch.object(line.LineChat, "__init__", init)]
+
+
 @defence("gate")
 def _() -> Patches:
     """Everybody gets in."""
@@ -454,6 +493,12 @@ def _() -> Patches:
         return [first, *(row.partition(": ")[2] for row in rest)]
 
     return [patch.object(show, "message_lines", lines)]
+
+
+@defence("address space")
+def _() -> Patches:
+    """A process may take all memory there is."""
+    return [patch.object(command_line, "_bound_memory", lambda: None)]
 
 
 @defence("limit note")

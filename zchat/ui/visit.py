@@ -85,6 +85,7 @@ class Visit:
         self.offline_reason = ""
         self.was_online = False
         self.caught_up = False
+        self._was_attempt = False  # leaves nothing behind, unless another process settles in
         self.refusal: ServerSays | None = None
 
     async def __aenter__(self) -> "Visit":
@@ -93,6 +94,8 @@ class Visit:
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
+        if self._was_attempt and self._vault.room(self.room.tag) is None:
+            self._vault.forget_room(self.room.tag)
 
     @property
     def _patience_s(self) -> float:
@@ -194,14 +197,9 @@ class Visit:
             return
         is_empty = self.room.checked.n == 0
         if is_empty and not may_be_empty:
-            self._forget_attempt()
+            self._was_attempt = True
             raise EmptyRoom(room=self.room.record.room)
         if is_empty and self._strength_bits < ENOUGH_BITS and not may_be_weak:
-            self._forget_attempt()
+            self._was_attempt = True
             raise WeakPassphrase(dollars=price(self._strength_bits))
         self.room.remember(is_unsure=is_empty and not is_meant)
-
-    def _forget_attempt(self) -> None:
-        """Leave nothing behind, unless another process of this member has settled in meanwhile."""
-        if self._vault.room(self.room.tag) is None:
-            self._vault.forget_room(self.room.tag)

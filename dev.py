@@ -7,6 +7,7 @@
     python3 dev.py check             style, types, import rules
     python3 dev.py simulate [ARG ...]  both halves under seeds (--steps N --seeds K, --planted)
     python3 dev.py bench [--full]    measure, beside other servers; writes docs/performance.md
+    python3 dev.py faults [ARG ...]  fault sweeps on the real program (--only F1,F2, --long)
     python3 dev.py lock              renew requirements.lock and requirements-dev.lock
 
 Rules of this file: Python's standard library only. An old Python gets a sentence and no traceback,
@@ -175,12 +176,19 @@ def bench(arguments: list[str]) -> None:
     run("benchmarks.run", *arguments)
 
 
+def faults(arguments: list[str]) -> None:
+    """Real brokers and members, and everything that can go wrong around them."""
+    set_up("dev")
+    run("tests.faults", *arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "start": functools.partial(become, "start"),
     "join": functools.partial(become, "join"),
     "test": test,
     "check": check,
     "simulate": simulate,
+    "faults": faults,
     "bench": bench,
     "lock": lock,
 }

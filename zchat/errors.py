@@ -21,6 +21,7 @@ class Exit(IntEnum):
     REFUSED = 5
     TIMEOUT = 6
     WRONG_SECRET = 7
+    STORAGE = 8
     BUG = 70
     INTERRUPTED = 130
     TERMINATED = 143
@@ -196,6 +197,13 @@ class StoreTrouble(ZchatError):
 
     exit_code = Exit.NETWORK
     hint = "Is the disk full or read-only? Nothing that was confirmed is lost."
+
+
+class StoreFailed(StoreTrouble):
+    """The store {path} failed: {reason}. The server stops: who goes on could confirm in vain."""
+
+    exit_code = Exit.STORAGE
+    hint = "Look at the disk (dmesg), then start it again: it reads anew what the disk holds."
 
 
 class StoreFull(StoreTrouble):

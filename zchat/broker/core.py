@@ -300,7 +300,7 @@ class Core:
         if expired:
             self.counts["expired"] += expired
 
-    def farewell(self) -> list[Send]:
-        """The broker shuts down: everybody is told, to try again later."""
-        frames = encode(Refuse(0, 0, "stopping", b"", 1_000, ""))
+    def farewell(self, text: str = "") -> list[Send]:
+        """The broker shuts down: everybody is told, and why, to try again later."""
+        frames = encode(Refuse(0, 0, "stopping", b"", 1_000, text))
         return [Send(route, frames) for route in self._connections]

@@ -27,7 +27,7 @@ from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
 from zchat.broker.pulse import Pulse
 from zchat.broker.send import Send
-from zchat.errors import CannotListen, StoreFull
+from zchat.errors import CannotListen, StoreFailed, StoreFull, StoreTrouble, StoreUnreadable
 from zchat.log.contract import BrokerLog
 from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
 
@@ -37,6 +37,8 @@ _STUCK_POLL_MS = 20
 _FAREWELL_MS = 500
 _EXPIRY_S = 1.0
 _WORTH_SHARING_BYTES = 2_048
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)  # joining them anew takes as long as a send
 
 # Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
 _ROUTER_OPTIONS: dict[int, int | bytes] = {
@@ -129,9 +131,19 @@ class Server:
     ) -> None:
         """Serve until `stop` is called, or `watch` (asked a few times a second) says so.
 
-        `on_hangup` is called between two turns after a SIGHUP. Raises StoreTrouble when the store
-        failed in a way that a retry cannot mend.
+        `on_hangup` is called between two turns after a SIGHUP. Raises StoreFailed when the store
+        failed in a way that a retry cannot mend, StoreUnreadable when it is damaged.
         """
+        try:
+            self._serve(watch, on_hangup)
+        except StoreUnreadable:
+            self._say_farewell("its store is damaged")
+            raise
+        except StoreTrouble as error:
+            self._say_farewell("its storage failed")
+            raise StoreFailed(**error.facts) from None
+
+    def _serve(self, watch: Callable[[], bool], on_hangup: Callable[[], None]) -> None:
         hung_up = threading.Event()
         signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
         poller = zmq.Poller()
@@ -180,23 +192,24 @@ class Server:
             except zmq.Again:
                 break
             frames = self._frames_of(route)
-            if frames:
-                self._send(self._core.receive(route, frames, now, randomness))
+            answers = self._core.receive(route, frames, now, randomness) if frames else []
+            if answers:
+                self._send(answers)
             if self._core.full:
                 break
         self._forget_lost()
 
     def _frames_of(self, route: bytes) -> tuple[bytes, ...]:
         """The frames behind a route; of a route not known yet, who it is; none if it is no one."""
-        frames = []
-        let_in = True
-        if not self._core.knows(route):
+        is_known = self._core.knows(route)
+        if not is_known:
             self._forget_lost()
-            first = self._router.recv(copy=False)
-            let_in = self._is_let_in(route, first)
-            frames.append(first.bytes)
-        while self._router.getsockopt(zmq.RCVMORE):
-            frames.append(self._router.recv())
+        frame = self._router.recv(copy=False)  # knows whether more follow; the option is dearer
+        let_in = is_known or self._is_let_in(route, frame)
+        frames = [frame.bytes]
+        while frame.more:
+            frame = self._router.recv(copy=False)
+            frames.append(frame.bytes)
         return tuple(frames) if let_in else ()
 
     def _is_let_in(self, route: bytes, first: zmq.Frame) -> bool:
@@ -230,11 +243,11 @@ class Server:
                 self._core.unsent(send)
                 continue
             try:
-                self._router.send(send.route, zmq.SNDMORE | zmq.NOBLOCK)
+                self._router.send(send.route, _MORE)
                 for frame in send.frames[:-1]:
-                    self._router.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
+                    self._router.send(frame, _MORE)
                 last = shared.once(send.frames[-1])
-                self._router.send(last, zmq.NOBLOCK, copy=isinstance(last, bytes))
+                self._router.send(last, _LAST, copy=isinstance(last, bytes))
             except zmq.Again:
                 full.add(send.route)
                 self._core.unsent(send)
@@ -243,8 +256,8 @@ class Server:
                     raise
                 self._core.closed(send.route)
 
-    def _say_farewell(self) -> None:
-        self._send(self._core.farewell())
+    def _say_farewell(self, text: str = "") -> None:
+        self._send(self._core.farewell(text))
         self._router.linger = _FAREWELL_MS
 
     def close(self) -> None:

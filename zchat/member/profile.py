@@ -81,6 +81,10 @@ class Profile:
         finally:
             vault.close()
 
+    def room_names(self, member: str) -> list[str]:
+        """The rooms a member knows, the last used first."""
+        return [known.record.room for known in self._rooms_of(member)]
+
     def open(
         self,
         vault: Vault,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from zchat.broker.folder import announced
 from zchat.config import DEFAULT_PORT, home
@@ -40,6 +41,20 @@ class Access(NamedTuple):
         """Whether an option says where the passphrase is: then a remembered key is not used."""
         return self.passphrase_file is not None or self.passphrase_fd is not None
 
+
+def complete_rooms(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The rooms this profile knows; nothing at all where it cannot be read."""
+    try:
+        profile = Profile(home())
+        names = {room for member in profile.members() for room in profile.room_names(member)}
+    except Exception:  # a key press must never end in an error
+        return []
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+room_argument = click.argument("room", shell_complete=complete_rooms)
 
 name_option = click.option(
     "--name", metavar="NAME", help="Who you are here. Default: who you were there last."

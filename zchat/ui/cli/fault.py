@@ -10,7 +10,7 @@ from zchat.member.profile import Profile
 from zchat.member.rejoin import rejoin as accept_log
 from zchat.protocol import evidence as evidence_file
 from zchat.protocol.ledger import Contradiction, Proof, judge
-from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import data, say, vault_of
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day
@@ -77,7 +77,7 @@ def _rooms_of(found: Contradiction) -> list[str]:
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @click.option("--accept", is_flag=True, help="Do it.")
 @access_options
 def rejoin(room: str, access: Access, *, accept: bool) -> int:

@@ -9,7 +9,7 @@ from zchat.errors import EmptyRoom, NoMatch, ServerFault, Usage
 from zchat.member.profile import Opened, Profile, known_here
 from zchat.member.room import Room
 from zchat.member.rows import MemberView
-from zchat.ui.cli.access import Access, access_options, name_option, open_room
+from zchat.ui.cli.access import Access, access_options, name_option, open_room, room_argument
 from zchat.ui.cli.common import (
     config_for,
     data,
@@ -95,7 +95,7 @@ def whoami(name: str | None, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @name_option
 def invite(room: str, name: str | None) -> None:
     """Print the invite line of a room. The passphrase travels by another way.
@@ -109,7 +109,7 @@ def invite(room: str, name: str | None) -> None:
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @name_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(room: str, name: str | None, *, yes: bool) -> None:
@@ -132,7 +132,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @json_option
 @access_options
 def members(room: str, access: Access, *, as_json: bool) -> int:
@@ -152,7 +152,7 @@ def members(room: str, access: Access, *, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @click.option("--at", type=int, metavar="N", help="Compare the log up to entry N.")
 @click.option("--matches", type=int, metavar="N", help="The words at N were the same,")
 @click.option("--with", "with_names", metavar="NAMES", help="as with these: alice,bob.")

@@ -71,6 +71,17 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "bench": ("bench:bench", "Measure how many members a server on this machine carries."),
     },
+    "This program": {
+        "config": (
+            "settings:config",
+            "Show and check settings, and write files to change them in.",
+        ),
+        "completion": ("manual:completion", "Print the completion script of a shell."),
+        "help": (
+            "manual:help_topic",
+            "Explain a TOPIC: exit-codes, json, environment, trust, passphrase, scripting.",
+        ),
+    },
 }
 
 _EXIT_CODES = """\

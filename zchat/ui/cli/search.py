@@ -9,7 +9,7 @@ from zchat.member.archive import Query, Said, read, search
 from zchat.member.names import shown_name
 from zchat.member.profile import Opened
 from zchat.protocol.keys import Author
-from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import data, json_option
 from zchat.ui.moments import since_ms
 from zchat.ui.safe import safe_json, safe_line
@@ -17,7 +17,7 @@ from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
 
 
 @click.command("search")
-@click.argument("room")
+@room_argument
 @click.argument("words", nargs=-1, required=True)
 @click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
 @click.option("--from", "names", metavar="NAMES", help="Only of these: alice,bob.")

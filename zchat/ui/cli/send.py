@@ -10,7 +10,7 @@ from zchat.errors import Exit, NothingToSay, ServerFault, TextTooLong
 from zchat.member.profile import Opened
 from zchat.member.rows import Confirmed, Notice, Progress, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
-from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import config_for, has_terminal, run, say, timeout_option
 from zchat.ui.input import LineInput, TooLong, whole_text
 from zchat.ui.plain import not_confirmed
@@ -20,7 +20,7 @@ _MOST_UNCONFIRMED = 4_000
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @click.argument("text", required=False)
 @click.option("--whole", is_flag=True, help="All of stdin is one message.")
 @click.option("--anyway", is_flag=True, help="Send even though the server contradicted itself.")

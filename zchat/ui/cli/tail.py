@@ -7,7 +7,7 @@ import click
 from zchat.errors import ServerFault, Unreachable
 from zchat.member.profile import Opened
 from zchat.member.rows import Connection, Here, Message, Notice, Row, is_fault
-from zchat.ui.cli.access import Access, access_options, open_room
+from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import config_for, data, json_option, run, say, show_progress
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
@@ -16,7 +16,7 @@ from zchat.ui.visit import History, Visit, is_text
 
 
 @click.command()
-@click.argument("room")
+@room_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
 @click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
 @click.option(

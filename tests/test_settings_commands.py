@@ -1,0 +1,65 @@
+"""`zchat config`, `help` and `completion`, as a user runs them."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ZCHAT, World, environment, zchat
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+@pytest.mark.parametrize("kind", ["broker", "member"])
+def test_a_file_of_settings_is_written_once_and_is_the_projects_own(
+    tmp_path: Path, kind: str
+) -> None:
+    """It is what stands in config/, it checks, and a second init leaves it alone."""
+    home = tmp_path / "home"
+    written = zchat(home, "config", "init", kind)
+    assert written.returncode == 0, written.stderr
+    path = Path(zchat(home, "config", "path", kind).stdout.strip())
+    assert path.read_bytes() == (CONFIG / f"{kind}.toml").read_bytes()
+    assert zchat(home, "config", "check").returncode == 0
+    path.write_text("histroy = 3\n" if kind == "member" else "litsen = ''\n")
+    again = zchat(home, "config", "init", kind)
+    assert (again.returncode, "stays as it is" in again.stderr) == (1, True)
+    wrong = zchat(home, "config", "check")
+    assert (wrong.returncode, "did you mean" in wrong.stderr) == (1, True)
+
+
+def test_settings_are_shown_with_where_they_come_from(tmp_path: Path) -> None:
+    """Environment over file over default."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "member.toml").write_text('history = 7\nname = "alice"\n')
+    shown = zchat(home, "config", "show", "member", "--origin", ZCHAT_HISTORY="9").stdout
+    assert "history = 9  # environment ZCHAT_HISTORY" in shown
+    assert f'name = "alice"  # file {home / "member.toml"}' in shown
+    assert "timeout_s = 30.0  # default" in shown
+
+
+def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path) -> None:
+    """The list of topics names them all."""
+    listed = zchat(tmp_path, "help").stdout.partition("Topics: ")[2].partition(".")[0]
+    for topic in listed.split(", "):
+        assert len(zchat(tmp_path, "help", topic).stdout.splitlines()) > 3
+    assert zchat(tmp_path, "help", "cooking").returncode == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_that_shell(tmp_path: Path, shell: str) -> None:
+    """It names the program; where the shell is there, it takes the script."""
+    script = zchat(tmp_path, "completion", shell).stdout
+    assert "_ZCHAT_COMPLETE" in script
+    assert zchat(tmp_path, "completion", "tcsh").returncode == 2
+
+
+def test_rooms_are_completed_from_the_profile(here: World) -> None:
+    """What this profile knows, and nothing where it knows nothing."""
+    words = {"COMP_WORDS": "zchat tail lo", "COMP_CWORD": "2", "_ZCHAT_COMPLETE": "bash_complete"}
+    for home, expected in ((here.home("alice"), "plain,lobby\n"), (here.folder / "empty", "")):
+        env = {**environment(home), **words}
+        done = subprocess.run(ZCHAT, env={**os.environ, **env}, capture_output=True, check=False)
+        assert done.stdout.decode().strip() == expected.strip()

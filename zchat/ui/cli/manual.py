@@ -1,0 +1,103 @@
+"""`zchat help TOPIC` and `zchat completion SHELL`: what is looked up, what is installed once."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from zchat.errors import NoMatch
+from zchat.ui.cli.common import data
+
+_TOPICS = {
+    "exit-codes": """\
+0    done
+1    something you can mend: the input, a name, a file, a room that is not known
+2    usage: an option or an argument; or a passphrase was needed and there was no terminal
+3    the network or the storage failed; what you sent is kept in the outbox
+4    the server contradicted itself; nothing more was sent (zchat rejoin ROOM)
+5    refused by a limit of the server
+6    no answer in time; what you sent is kept in the outbox
+7    wrong passphrase (an empty room), or a store that cannot be read
+70   a bug of ours; a report is kept in a file
+130  interrupted      143  terminated""",
+    "json": """\
+One object a line, ASCII only, fields added but never changed under "v": 1.
+
+tail, search:  v room n id sender name verified sent_at received_at kind text reply_to status
+               kind: text, unknown, unreadable; status: stored, late, clock, unreadable
+tail --all:    kind notice (n state text blame), join (n sender name verified), here, left
+               state: ok unverified stale gap late key-changed forked
+               blame: nobody unknown author server
+members:       v room name key own verified here first_n last_n last_at
+rooms:         v room member name server tag remembered fault
+whoami:        v member room name key
+
+    zchat tail ops -f --json | jq -r 'select(.kind == "text") | .text'""",
+    "environment": """\
+ZCHAT_HOME             one folder for all files of a profile (else the platform's own place)
+ZCHAT_PASSPHRASE_FILE  a file that holds the passphrase
+ZCHAT_<SETTING>        any setting of config/member.toml or config/broker.toml, in capitals
+NO_COLOR, TERM=dumb    plain output
+
+A passphrase itself never comes by the environment or the command line: others could read it.""",
+    "trust": """\
+A room is whoever knows its passphrase. Each member has a key; a name is only a label.
+
+name~4f2a         not verified: compare eight words by voice (zchat verify ROOM)
+verified          you compared, and said so: zchat verify ROOM --matches N --with alice
+looks like alice  another key with a name like hers
+ok                everything you have seen is one signed history
+stale             nobody has proved lately that the server is not holding things back
+gap               numbered messages that never came: never sent, or not stored
+late, clock       the sender's time and the time of arrival are far apart
+SERVER FORKED / WENT BACK   it signed two histories. Tell the others by another way, then
+                  zchat rejoin ROOM. The proof can be checked by anybody: zchat evidence check.""",
+    "passphrase": """\
+zchat start makes six words of a list of 7,772: about 77 bits. Say them, or send them by another
+way than the invite. Capitals, spaces and hyphens between words do not matter.
+
+Whoever has the passphrase can read the room's whole history, and nobody can take it away again:
+after a leak, only a new passphrase or a new room name helps.
+
+--remember keeps the room's key (not the passphrase) in your profile, for you only: scripts then
+need neither a prompt nor half a second of Argon2id.""",
+    "scripting": """\
+Once, with a terminal:   zchat tail ops --remember
+Then, without one:       make 2>&1 | zchat send ops
+                         zchat tail ops -f --json | jq -r .text
+                         zchat send ops "done" || echo "exit $?"
+
+send ends with 0 only once the server has signed for everything; what it could not send stays in
+the outbox and goes out with the next send or join. Data is on stdout, words for people on stderr.
+Topics: exit-codes, json, environment.""",
+}
+
+
+@click.command("help")
+@click.argument("topic", required=False)
+def help_topic(topic: str | None) -> None:
+    """Explain a TOPIC: exit-codes, json, environment, trust, passphrase, scripting.
+
+    \b
+        zchat help trust
+    """
+    if topic is None:
+        data("Topics: " + ", ".join(_TOPICS) + ". Commands: zchat --help")
+        return
+    if topic not in _TOPICS:
+        raise NoMatch(reason=f"there is no topic {topic!r}; there are {', '.join(_TOPICS)}")
+    data(_TOPICS[topic])
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completion script of a shell. Rooms are completed from your profile.
+
+    \b
+        zchat completion bash > ~/.local/share/bash-completion/completions/zchat
+        zchat completion zsh > ~/.zfunc/_zchat
+        zchat completion fish > ~/.config/fish/completions/zchat.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    data(kind(context.find_root().command, {}, "zchat", "_ZCHAT_COMPLETE").source())

@@ -1760,6 +1760,53 @@ def test_at_its_end_the_broker_tells_everybody() -> None:
         assert refuse.retry_after_ms > 0
 
 
+def test_other_rates_hold_from_then_on() -> None:
+    """And are told to whoever says HELLO."""
+    desk = Desk(Limits(post_burst=1, posts_per_s=1))
+    alice = desk.connect()
+    alice.post(1, envelope(1))
+    alice.post(2, envelope(2))
+    assert alice.only().refuse.code == "rate"
+    desk.core.change_limits(Limits(post_burst=3, posts_per_s=2))
+    for k in (2, 3, 4, 5):
+        alice.post(k, envelope(k))
+    assert alice.only().refuse.k == 5
+    alice.say(Hello(9, 1, "again"))
+    ready = alice.only().word
+    assert isinstance(ready, Ready)
+    assert (ready.post_burst, ready.post_rate) == (3, 2)
+
+
+def test_who_may_no_longer_be_here_is_forgotten_and_others_are_not() -> None:
+    desk = Desk()
+    desk.write(1)
+    alice, bob = desk.connect(b"alice's access key"), desk.connect(b"bob's access key")
+    for member in (alice, bob):
+        member.join(desk.at(1))
+    desk.settle()
+    alice.take()
+    bob.take()
+    desk.core.drop_all_but(frozenset())
+    assert desk.core.knows(alice.route)
+    desk.core.drop_all_but(frozenset([b"bob's access key"]))
+    assert not desk.core.knows(alice.route)
+    assert desk.core.knows(bob.route)
+    desk.write(1)
+    assert not alice.take()
+    assert bob.only().head.n == 2
+
+
+def test_what_there_is_now_is_told_in_numbers() -> None:
+    desk = Desk()
+    alice, bob = desk.connect(), desk.connect()
+    alice.post(1, envelope(1))
+    bob.post(1, envelope(2), OTHER)
+    desk.settle()
+    assert desk.core.gauges() == {"connections": 2, "rooms": 2}
+    desk.core.closed(bob.route)
+    assert desk.core.gauges() == {"connections": 1, "rooms": 2}
+
+
 # ---- lineage, expired entries, heads ----
 
 

@@ -346,17 +346,17 @@ def test_eight_pages_wait_and_the_next_is_refused(tmp_path: Path) -> None:
         author.say(Post(ROOM, 1), envelope(1))
         log = author.expect(Stored).log
         broker.process.send_signal(signal.SIGSTOP)
-        for req in range(1, 31):
+        for req in range(1, 61):
             reader.say(Page(req, ROOM, log, 1, 1, False))
         broker.process.send_signal(signal.SIGCONT)
-        words = [reader.receive()[0] for _ in range(30)]
+        words = [reader.receive()[0] for _ in range(60)]
         refused = [word for word in words if isinstance(word, Refuse)]
         answered = [word for word in words if isinstance(word, Entries)]
         requests = [word.req for word in words if isinstance(word, Entries | Refuse)]
         assert {word.code for word in refused} == {"rate"}
         assert all(word.retry_after_ms > 0 for word in refused)
         assert len(answered) >= limits.MAX_PAGES_WAITING
-        assert sorted(requests) == [*range(1, 31)]
+        assert sorted(requests) == [*range(1, 61)]
         reader.say(Page(99, ROOM, log, 1, 1, False))
         assert reader.expect(Entries).req == 99
 

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -164,6 +165,7 @@ def test_64_connections_of_an_address_get_in_and_no_more_until_one_leaves(tmp_pa
         crowd = [open_peers.enter_context(peer(broker)) for _ in range(64)]
         with Peer(broker.stem) as late:
             assert late.await_event(zmq.EVENT_HANDSHAKE_FAILED_AUTH) == 400
+        if sys.platform == "linux":  # elsewhere loopback is one address only
             with Peer(broker.stem, address="127.0.0.2") as elsewhere:
                 elsewhere.hello()
         crowd[0].close()

@@ -239,6 +239,16 @@ def test_a_ready_that_answers_no_hello_of_this_connection_is_ignored(talk: Talk)
     assert talk.hear(ready(hello.req, log_key=other_key)) == []
 
 
+def test_a_silent_reconnect_starts_afresh(talk: Talk) -> None:
+    """The transport makes a new connection without telling that the former one was lost."""
+    talk.joined()
+    talk.session.agree(ROOM, talk.now)
+    first = talk.post(1)
+    (join,) = talk.greet()
+    assert isinstance(join, Join)
+    assert talk.read(talk.session.agree(ROOM, talk.now)) == first
+
+
 def test_what_comes_before_ready_is_dropped(talk: Talk) -> None:
     talk.enter()
     talk.open()
@@ -322,6 +332,12 @@ def test_a_room_entered_while_online_is_joined_at_once(talk: Talk) -> None:
     (join,) = talk.enter(n=7)
     assert isinstance(join, Join)
     assert join.rooms == (Position(ROOM, LOG, 1, 7, HASH, WINDOW),)
+
+
+def test_posts_of_a_room_entered_while_online_wait_as_well(talk: Talk) -> None:
+    talk.greet()
+    talk.enter()
+    assert talk.post(1) == []
 
 
 def test_every_subscription_has_a_higher_number_than_the_one_before(talk: Talk) -> None:
@@ -569,6 +585,13 @@ def test_only_so_many_bytes_are_under_way_but_always_one_post(talk: Talk) -> Non
     assert numbers_of(talk.hear(*stored(1, 1))) == [5]
 
 
+def test_what_may_be_under_way_is_256_kib(talk: Talk) -> None:
+    talk.greet()
+    for room, last, goes in ((ROOM, 65_536, [4]), (OTHER, 65_537, [])):
+        talk.post(1, 2, 3, size=65_536, room=room)
+        assert numbers_of(talk.post(4, size=last, room=room)) == goes
+
+
 def test_a_receipt_answers_the_posts_that_it_names_and_no_others(talk: Talk) -> None:
     """Its number alone proves nothing: what was thrown away would never be posted again."""
     talk.greet()
@@ -737,6 +760,14 @@ def test_a_post_without_a_receipt_ends_the_connection_counted_from_the_last_one(
     assert talk.tick(0.1) == [Reopen("no answer")]
 
 
+def test_a_receipt_for_others_gains_no_time(talk: Talk) -> None:
+    talk.greet()
+    talk.post(1)
+    talk.tick(9.0)
+    talk.hear(*stored(1))
+    assert talk.tick(1.1) == [Reopen("no answer")]
+
+
 def test_the_time_of_a_refused_post_counts_from_its_retry(talk: Talk) -> None:
     talk.greet()
     talk.post(1)
@@ -797,6 +828,26 @@ def test_a_connection_lost_after_its_join_was_answered_is_no_death(talk: Talk) -
         assert join.rooms[0].window == WINDOW
 
 
+def test_only_deaths_in_a_row_count(talk: Talk) -> None:
+    talk.joined()
+    for _ in range(3):
+        (join,) = talk.lose()
+        assert isinstance(join, Join)
+        assert join.rooms[0].window == WINDOW
+        talk.hear(*entries(join.req, empty=True))
+        talk.session.join_again(ROOM, talk.now)
+
+
+def test_a_connection_that_is_given_up_in_silence_is_no_death(talk: Talk) -> None:
+    """A frame that nobody has room for is told as a loss; a server that is slow is not."""
+    talk.joined()
+    for _ in range(3):
+        assert talk.tick(ANSWER_S + 1) == [Reopen("no answer")]
+        (join,) = talk.lose()
+        assert isinstance(join, Join)
+        assert join.rooms[0].window == WINDOW
+
+
 def test_one_lost_connection_is_one_death_however_much_it_left_unanswered(talk: Talk) -> None:
     talk.joined()
     talk.session.glimpse(ROOM, 90, 99, talk.now)
@@ -822,6 +873,19 @@ def test_after_five_deaths_only_the_next_id_is_asked_for(talk: Talk) -> None:
     (next_one,) = talk.hear(*entries())
     assert isinstance(next_one, Arrived)
     assert not next_one.asked_ids
+
+
+def test_a_doubt_from_before_is_settled_by_the_page_or_the_join(talk: Talk) -> None:
+    """Neither is said twice, and nothing is said before READY."""
+    talk.joined()
+    for deaths in (1, 4):
+        talk.lose(deaths - 1)
+        talk.session.join_again(ROOM, talk.now, 2.0)
+        talk.close()
+        hello = talk.open()
+        assert talk.tick(3.0) == []
+        assert len(talk.hear(ready(hello.req))) == 2
+        assert talk.tick(1.0) == []
 
 
 def test_who_holds_no_log_has_nothing_to_pass_over(talk: Talk) -> None:

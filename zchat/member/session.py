@@ -147,8 +147,8 @@ class _Room:
     join_at: float | None = None  # when to join again after a refusal or a doubt
     deaths: int = 0  # connections in a row that were lost before this room's JOIN was answered
     gaps: int = 0  # segments in a row that began beyond our end
-    passing: int = 0  # req of the PAGE by which an entry is passed over
-    glimpsing: int = 0  # req of the PAGE of the newest entries
+    passing: int = -1  # req of the PAGE by which an entry is passed over
+    glimpsing: int = -1  # req of the PAGE of the newest entries
     waiting: deque[Outgoing] = field(default_factory=deque)
     under_way: deque[tuple[int, Outgoing]] = field(default_factory=deque)
     next_k: int = 1
@@ -220,8 +220,6 @@ class Session:
         for room in self._rooms.values():
             room.take_back(1)
             room.subscribed = room.agreed = False
-            room.unacknowledged = 0
-            room.passing = room.glimpsing = 0
             room.hold_until = 0.0
 
     def _next_request(self) -> int:
@@ -330,8 +328,6 @@ class Session:
     def agree(self, tag: bytes, now: float) -> list[Action]:
         """What the server showed of a followed room fits: its outbox may go out."""
         room = self._rooms[tag]
-        if room.agreed:
-            return []
         room.agreed = True
         return self._flow(room, now)
 
@@ -424,15 +420,11 @@ class Session:
             return []
         if word.req and self._awaited.pop((word.req, word.room), None) is None:
             return []
-        if word.req and not items:
+        if word.req:
             room.deaths = 0
-        if room.glimpsing and word.req == room.glimpsing:
-            room.glimpsing = 0
+        if word.req == room.glimpsing:
             return [Glimpsed(word, items)]
-        asked_ids = room.passing != 0 and word.req == room.passing
-        if asked_ids:
-            room.passing = 0
-        return [Arrived(word, items, asked_ids)]
+        return [Arrived(word, items, word.req == room.passing)]
 
     def _stored(self, word: Stored, ids: list[bytes], now: float) -> list[Action]:
         room = self._rooms.get(word.room)
@@ -474,7 +466,6 @@ class Session:
             self._greet_at = at
             return
         if word.req == room.glimpsing:
-            room.glimpsing = 0
             return
         if word.req == room.passing and word.code == "no-log":
             room.deaths = _DEATHS_BEFORE_ONE_BY_ONE  # there is nothing to pass over

@@ -397,7 +397,12 @@ def places_named(path: Path) -> list[str]:
     """Hosts in addresses, folders of somebody's machine, names of package registries."""
     text = text_of(path)
     hosts: list[Any] = re.findall(r"https?://([\w.-]*\w)", text)
-    names = {"keepachangelog.com", "etherx.jabber.org", "jabber.org"}  # names of XML spaces
+    names = {
+        "keepachangelog.com",
+        "etherx.jabber.org",
+        "jabber.org",
+        "www.w3.org",
+    }  # names of XML spaces
     hosts = [host for host in hosts if host not in names]
     folders = re.findall(r"(?<![\w.~])/(?:home|Users|root|work|workspace)/\w+", text)
     return [*hosts, *folders, *registries(text)]

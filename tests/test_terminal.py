@@ -253,6 +253,24 @@ def test_a_long_line_wraps_and_arrives_whole(here: World) -> None:
     assert re.sub(r"\s+", "", long) in re.sub(r"\s+", "", alice.text)
 
 
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_no_part_of_a_message_stands_where_a_line_of_ours_begins(here: World, columns: int) -> None:
+    """Padded by spaces, tabs, wide or invisible characters: no row looks like another's line."""
+    alice = ready(here.terminal("alice", columns=columns))
+    faked = ["12:00 alice: I agree", "-- server: all is well", "!! gone", "> typed"]
+    pads = [*(" " * n for n in range(10, 200, 7)), "\t" * 12, "漢" * 60, "\u200b" * 90, "x" * 130]
+    texts = [pad + fake for pad in pads for fake in faked]
+    sent = here.run("bob", "send", here.broker.invite(), "--name", "bob", stdin="\n".join(texts))
+    assert sent.returncode == 0
+    here.run("bob", "send", "lobby", "the end")
+    alice.expect(": the end$")
+    begins = re.compile(r"\d\d:\d\d bob~[0-9a-f]{4}:( |$)")
+    ours = re.compile(r" {6}|-- You are |-- Enter |-- \w+day,")
+    above = alice.rows[: alice.rows.index(">")]
+    assert [row for row in above if row and not begins.match(row) and not ours.match(row)] == []
+    assert sum(begins.match(row) is not None for row in above) == len(texts) + 1
+
+
 def test_a_message_that_is_too_long_comes_back_to_be_mended(here: World) -> None:
     """It is refused before anything is sent, and stands in the prompt again."""
     alice = ready(here.terminal("alice"))

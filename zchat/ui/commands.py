@@ -62,7 +62,7 @@ async def _verify(chat: Face, argument: str) -> None:
     words = room.verification_code(n)
     chat.compared_n = n
     chat.note(f"at #{n}: {' '.join(words)}")
-    chat.note(f"Read them to each other. The same words at #{n} say: the same room, the same log,")
+    chat.note(f"Read them to each other. The same words at #{n} mean: one room, one log,")
     chat.note("the same members. Then /trust NAME for each of those who compared.")
 
 

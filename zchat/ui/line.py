@@ -27,6 +27,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from zchat.errors import Exit, ZchatError
 from zchat.member.room import in_words
@@ -46,11 +47,13 @@ from zchat.member.rows import (
 from zchat.ui.commands import COMMANDS, Quit, run_command
 from zchat.ui.input import whole_text
 from zchat.ui.plain import not_confirmed, offline_line
-from zchat.ui.safe import safe_line
+from zchat.ui.safe import FENCE, safe_line
 from zchat.ui.show import clock_time, day, message_lines, other_line
 from zchat.ui.visit import History, Visit, is_text
 
 _QUIT_WITHIN_S = 2.0
+_INDENT = "      "  # as wide as a time: a row that goes on begins where no line of ours does
+_FEWEST_CELLS = 8
 _FAREWELL_S = 3.0
 _NAME_COLOURS = ["ansicyan", "ansigreen", "ansiyellow", "ansimagenta", "ansiblue"]
 _STYLE = Style.from_dict(
@@ -208,15 +211,24 @@ class LineChat:
         style = f"class:{colour}" if message.own else colour
         for line in message_lines(message):
             prefix, separator, text = line.partition(": ")
-            self._unwritten += [(style, prefix + separator), ("", f"{text}\n")]
-        self._has_unwritten.set()
+            self._put(style, prefix + separator, "", text)
 
     def note(self, text: str) -> None:
         """A line that nobody said."""
         self._print("note", f"-- {safe_line(text)}")
 
     def _print(self, kind: str, line: str) -> None:
-        self._unwritten.append((f"class:{kind}", f"{line}\n"))
+        self._put("", "", f"class:{kind}", line)
+
+    def _put(self, prefix_style: str, prefix: str, style: str, text: str) -> None:
+        """A line, folded by us: one folded by the terminal could go on like a line of its own."""
+        columns = self._session.app.output.get_size().columns
+        room = columns - get_cwidth(prefix)
+        cells = max(columns - len(_INDENT), _FEWEST_CELLS)
+        fits = room >= _FEWEST_CELLS
+        first, *more = folded(text, room, cells) if fits else ["", *folded(text, cells, cells)]
+        self._unwritten += [(prefix_style, prefix), (style, f"{first}\n")]
+        self._unwritten += [(style, f"{_INDENT}{row}\n") for row in more]
         self._has_unwritten.set()
 
     async def _write(self) -> None:
@@ -344,6 +356,28 @@ class _Names(Completer):
         for candidate in [*known, *self._chat.names()]:
             if word and candidate.lower().startswith(word.lower()):
                 yield Completion(candidate + " ", start_position=-len(word))
+
+
+def folded(text: str, first_cells: int, cells: int) -> list[str]:
+    """Rows of at most so many cells, broken at spaces where there are some.
+
+    A text that was fenced in is fenced row by row.
+    """
+    is_fenced = text.startswith(FENCE[0])
+    text = text.replace("\t", "    ").removeprefix(FENCE[0]).removesuffix(FENCE[1])
+    rows, row, used, most = [], "", 0, first_cells
+    for char in text:
+        width = get_cwidth(char)
+        if used + width > most:
+            words, _, begun = row.rpartition(" ")
+            whole = char == " " or not words.strip()
+            rows.append(row if whole else words)
+            row = "" if whole else begun
+            used, most = get_cwidth(row), cells
+            if char == " ":
+                continue
+        row, used = row + char, used + width
+    return [row.join(FENCE) if is_fenced else row for row in (*rows, row)]
 
 
 def _is_command(text: str) -> bool:

@@ -23,7 +23,7 @@ _JOINERS = "\u200c\u200d"  # emoji sequences and several scripts need them
 # Letters and marks that are drawn as nothing: fillers, the grapheme joiner, an empty Braille cell.
 _BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
 _RIGHT_TO_LEFT = {"R", "AL", "AN"}
-_FENCE = ("\u2068", "\u2069")  # first strong isolate, pop isolate
+FENCE = ("\u2068", "\u2069")  # first strong isolate, pop isolate
 
 
 def safe_line(text: str) -> str:
@@ -48,7 +48,7 @@ def _fenced(row: str) -> str:
     if _was_hidden(row):
         shown += REMOVED_NOTE
     if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in shown):
-        return shown.join(_FENCE)
+        return shown.join(FENCE)
     return shown
 
 

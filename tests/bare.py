@@ -166,6 +166,7 @@ class Writer(_Bare):
         self.acked: dict[bytes, int] = {}
         self.waiting: dict[bytes, bytes] = {}  # in the order they were written
         self.refusals: list[str] = []
+        self._written: dict[bytes, bytes] = {}
         self._envelope_bytes = envelope_bytes
         self._under_way: list[tuple[int, bytes]] = []
         self._next_k = 1
@@ -179,7 +180,7 @@ class Writer(_Bare):
             envelope = outline(self._envelope_bytes)
             entry_id = envelope_id(envelope)
             made.append(entry_id)
-            self.waiting[entry_id] = envelope
+            self.waiting[entry_id] = self._written[entry_id] = envelope
             if self._is_greeted and not self._repost_at:
                 self._post(entry_id)
         return made
@@ -192,6 +193,11 @@ class Writer(_Bare):
             if time.monotonic() - began > patience_s:
                 raise Broken(f"{len(self.waiting)} posts unanswered after {patience_s:.0f} s")
         return time.monotonic() - began
+
+    def forget_confirmations(self) -> None:
+        """As if none had come: everything is posted again, as the same bytes."""
+        self.waiting = {**self._written}
+        self.acked.clear()
 
     def hang_up(self) -> None:
         super().hang_up()

@@ -41,6 +41,7 @@ class Proxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.taken = bytearray()
         self._ends = threading.Event()
+        self._generation = 0  # connections of an earlier one are dropped
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -71,8 +72,8 @@ class Proxy:
 
     def _forward(self, client: socket.socket, server: socket.socket, cut_after: int) -> None:
         other = {client: server, server: client}
-        passed = 0
-        while not self._ends.is_set() and not self.weather.refuses:
+        passed, generation = 0, self._generation
+        while not self._ends.is_set() and generation == self._generation:
             if cut_after == 0:
                 return
             for ready in select.select([client, server], [], [], _POLL_S)[0]:
@@ -94,6 +95,10 @@ class Proxy:
             if weather.delay_s:
                 time.sleep(weather.delay_s)
             to.sendall(data[at : at + weather.slice_bytes])
+
+    def drop(self) -> None:
+        """Cut every connection there is."""
+        self._generation += 1
 
     def close(self) -> None:
         self._ends.set()

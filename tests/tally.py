@@ -13,9 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-_R = TypeVar("_R")
+from tests.hosts import Host, Person
+from zchat.member.invite import parse_invite
+from zchat.member.vault import RoomRecord, Vault, member_folder
+from zchat.protocol.keys import RoomKeys
+
 LANES = 2  # as many at a time as a small machine has cores
 
 
@@ -71,6 +75,28 @@ class Ground:
         """A folder that does not exist yet."""
         self._number += 1
         return self.folder / f"{name}-{self._number}"
+
+    @contextmanager
+    def person(
+        self, name: str, at: Host, *mishaps: str, address: str = "", home: Path | None = None
+    ) -> Iterator[Person]:
+        """A member who knows the passphrase of the room `lobby`, there."""
+        made = Person(home or self.home(name, at), at.invite(address=address), name, *mishaps)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def home(self, name: str, at: Host) -> Path:
+        """A profile that remembers the room's key, which nobody pays Argon2id for again."""
+        home = self.new(name)
+        keys = parse_invite(at.invite()).server.keys
+        room = RoomKeys(bytes(32))
+        vault = Vault(member_folder(home, name))
+        server = parse_invite(at.invite()).server
+        vault.save_room(room.tag, RoomRecord("lobby", name, server, keys, root=room.root))
+        vault.close()
+        return home
 
     @property
     def has_time(self) -> bool:

@@ -76,6 +76,39 @@ def test_padding_adds_at_most_an_eighth_and_is_stable_and_in_order() -> None:
         former = padded
 
 
+@pytest.mark.parametrize(
+    ("length", "padded"),
+    [(2, 2), (9, 10), (512, 512), (513, 544), (1_025, 1_088), (65_537, 67_584)],
+)
+def test_padding_goes_in_the_steps_of_purbs(length: int, padded: int) -> None:
+    """For L of 2^E, steps of 2^(E - S), S the bits of E."""
+    assert padme(length) == padded
+
+
+def test_the_bounds_are_those_of_the_page() -> None:
+    """Every number of its last table, in its order."""
+    table = PAGE.read_text("utf-8").partition("### Bounds")[2].partition("\n## ")[0]
+    numbers = re.findall(r"\b\d[\d,]*", re.sub("class .", "", table))
+    assert [int(number.replace(",", "")) for number in numbers] == [
+        limits.MAX_TEXT_BYTES,
+        limits.MAX_BODY_BYTES,
+        limits.MAX_ENVELOPE_BYTES,
+        limits.MAX_CAST_BYTES,
+        limits.MAX_WORD_BYTES,
+        limits.MAX_BATCH_BYTES,
+        limits.MAX_BATCH_ENTRIES,
+        limits.MAX_MESSAGE_BYTES,
+        limits.MAX_WINDOW_BYTES,
+        limits.MAX_ROOMS_PER_CONNECTION,
+        limits.MAX_LINEAGE,
+        limits.POST_BURST,
+        limits.POSTS_PER_S,
+        limits.ROOMS_PER_ACCESS_KEY,
+        limits.ROOM_BYTES // limits.GIB,
+        limits.CONNECTIONS_PER_ADDRESS,
+    ]
+
+
 def test_the_longest_text_and_the_fullest_beat_fit_their_envelopes() -> None:
     """Whatever a member may say can be sent."""
     name, most = "\U0001f41f" * limits.MAX_NAME_CHARS, MAX_PLACE
@@ -1025,6 +1058,11 @@ def test_one_word_off_the_list_makes_every_letter_count() -> None:
     assert len({words.canonical_passphrase(one) for one in typed}) == len(typed)
 
 
+def test_a_passphrase_may_have_1024_bytes() -> None:
+    """As it stands when its line feed is off."""
+    assert words.canonical_passphrase("ä" * 512 + "\n") == ("ä" * 512).encode()
+
+
 @pytest.mark.parametrize("typed", ["", " \n", "a\tb", "a\n\n", "a\ud800", "a\u0378", "x" * 1_025])
 def test_a_passphrase_that_may_differ_elsewhere_is_refused(typed: str) -> None:
     with pytest.raises(BadPassphrase):
@@ -1043,6 +1081,20 @@ def test_a_canonical_room_name_is_canonical(typed: str) -> None:
     assert words.canonical_room_name(name) == name
     assert name == unicodedata.normalize("NFKC", name)
     assert 1 <= len(name.encode()) <= limits.MAX_ROOM_BYTES
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("x", "x"),
+        ("Lobby", "lobby"),
+        ("Straße", "strasse"),
+        ("Ｌobby", "lobby"),
+        ("r" * 64, "r" * 64),
+    ],
+)
+def test_a_room_name_is_folded_and_has_1_to_64_bytes(typed: str, name: str) -> None:
+    assert words.canonical_room_name(typed) == name
 
 
 @pytest.mark.parametrize(
@@ -1097,6 +1149,8 @@ def test_only_listed_words_are_counted_and_each_once(typed: str, count: int | No
         ("abacus zoom yippea", [("yippea", "yippee")]),  # one changed
         ("abacus zoom yipepe", [("yipepe", "yippee")]),  # two swapped
         ("abacus zoom qqqqqqqq", []),  # nothing is near
+        ("abacus qoom", [("qoom", "zoom")]),  # half of them are listed
+        ("abacus qoom qoom", []),  # not half
         ("abacus zoom " + "q" * 13, []),  # no word is so long
         ("abacus zoom yippee", []),  # all are listed
         ("my own long sentence", []),  # nobody meant the list

@@ -37,7 +37,7 @@ from zchat.log.sqlite import SqliteLog
 from zchat.member.invite import Invite, Origin, Server, stem
 from zchat.member.profile import Opened, Place, Profile, find_room, known_here, same_place
 from zchat.member.rejoin import rejoin
-from zchat.member.room import open_replica
+from zchat.member.replica import open_replica
 from zchat.member.vault import KnownRoom, Pending, RoomRecord, Vault, member_folder
 from zchat.protocol import evidence
 from zchat.protocol.body import Text, encode

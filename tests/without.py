@@ -10,6 +10,7 @@ Rules of this file: the installed program has no switch for any of this; one ent
 defence and nothing more, and its docstring says what is left.
 """
 
+import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,19 +23,27 @@ import msgspec
 import zmq
 from nacl import bindings
 
+from zchat.broker import gate as gates
+from zchat.broker import server as servers
+from zchat.broker.budget import Budget
+from zchat.broker.core import Peer
 from zchat.broker.gate import Gate
+from zchat.broker.server import Server
 from zchat.errors import StoreTrouble
 from zchat.log.contract import Entry
 from zchat.member import checked, client, invite, numbers, transcript
 from zchat.member import room as rooms
 from zchat.member.checked import CheckedLog, Seen, Step
 from zchat.member.core import Core
+from zchat.member.delivery import Delivery
 from zchat.member.names import NameBook
 from zchat.member.presence import Presence
 from zchat.member.room import Room
 from zchat.member.rows import Blame, Event, Kind, Message, Notice, State, Status
 from zchat.member.session import Arrived, Refused, Session
 from zchat.member.transcript import Transcript
+from zchat.member.trust import Judgements
+from zchat.member.vault import Vault
 from zchat.protocol import body as bodies
 from zchat.protocol import envelope as envelopes
 from zchat.protocol import limits, seal, wire
@@ -70,6 +79,14 @@ def without(*names: str) -> Iterator[None]:
             for change in DEFENCES[name]():
                 taken.enter_context(change)
         yield
+
+
+def _everywhere(function: Callable[..., Any], other: Callable[..., Any]) -> Patches:
+    """Another function in every module of the program that has this one."""
+    name = function.__name__
+    modules = [each for key, each in sys.modules.items() if key.startswith("zchat.")]
+    known = [each for each in modules if getattr(each, name, None) is function]
+    return [patch.object(each, name, other) for each in known]
 
 
 def command(names: Sequence[str]) -> list[str]:
@@ -167,6 +184,37 @@ def _() -> Patches:
 def _() -> Patches:
     """One passphrase gives one key, whatever the room and the server."""
     return [patch.object(invite, "room_salt", lambda *_: bytes(16))]
+
+
+@defence("room tag")
+def _() -> Patches:
+    """A room's tag says nothing of its passphrase."""
+    honest = RoomKeys.__init__
+
+    def init(self: RoomKeys, root: bytes) -> None:
+        honest(self, root)
+        self.tag = digest(Label.ROOM_TAG, limits.TAG_BYTES, b"lobby")
+
+    return [patch.object(RoomKeys, "__init__", init)]
+
+
+@defence("body class")
+def _() -> Patches:
+    """A body is what it says, whatever word it came by."""
+
+    def decode(raw: bytes) -> Any:
+        body = msgspec.msgpack.decode(raw, type=bodies.Text | bodies.Void | bodies.Beat)
+        if isinstance(body, bodies.Beat):
+            return bodies.Text(body.name, body.incarnation, body.count, body.seen, "I am here")
+        return body
+
+    return _everywhere(bodies.decode_logged, decode)
+
+
+@defence("body errors")
+def _() -> Patches:
+    """That a body can be decoded is taken for granted."""
+    return [patch.object(bodies, "NOT_DECODABLE", ())]
 
 
 # ---- the log ----
@@ -269,7 +317,7 @@ def _() -> Patches:
 @defence("withheld")
 def _() -> Patches:
     """Signed heads whose entries never come are waited for in silence."""
-    return [patch.object(Room, "_withheld", lambda *_, **__: [])]
+    return [patch.object(Delivery, "_withhold", lambda *_, **__: [])]
 
 
 @defence("stop at a fault")
@@ -310,6 +358,23 @@ def _() -> Patches:
 def _() -> Patches:
     """Whoever claims a name has it."""
     return [patch.object(NameBook, "claim", lambda self, key, name: (key, name))]
+
+
+@defence("mute")
+def _() -> Patches:
+    """Everybody is heard, whether one wants it or not."""
+    return [patch.object(Vault, "is_muted", lambda *_: False)]
+
+
+@defence("log order")
+def _() -> Patches:
+    """History is shown by its senders' clocks."""
+    honest = Room.replay
+
+    def replay(self: Room) -> Iterator[Any]:
+        yield from sorted(honest(self), key=lambda row: getattr(row, "sent_at_ms", 0))
+
+    return [patch.object(Room, "replay", replay)]
 
 
 @defence("key marks")
@@ -460,6 +525,90 @@ def _() -> Patches:
     return [patch.object(Gate, "_why_not", lambda *_: "")]
 
 
+@defence("curve at the door")
+def _() -> Patches:
+    """The broker takes plain text, and asks nobody who comes."""
+    return _router(curve_server=False, zap_enforce_domain=0, zap_domain=b"")
+
+
+@defence("zap handler")
+def _() -> Patches:
+    """Nobody answers the library when it asks who may come in."""
+    return [patch.object(gates, "ZAP_ADDRESS", "inproc://nobody-asks-here")]
+
+
+@defence("zap domain")
+def _() -> Patches:
+    """Where nobody answers, everybody may come in."""
+    return _router(zap_enforce_domain=0, zap_domain=b"")
+
+
+@defence("handshake time")
+def _() -> Patches:
+    """Whoever connects may take all the time there is."""
+    return _router(handshake_ivl=0)
+
+
+@defence("handover")
+def _() -> Patches:
+    """A route goes to whoever claims it last."""
+    return _router(router_handover=1)
+
+
+def _router(**options: Any) -> Patches:
+    """The broker's socket with other options."""
+    honest = Server._make_router
+
+    def make(self: Server, keys: Any) -> Any:
+        router = honest(self, keys)
+        for name, value in options.items():
+            setattr(router, name, value)
+        return router
+
+    return [patch.object(Server, "_make_router", make)]
+
+
+@defence("own routes")
+def _() -> Patches:
+    """A peer may say by which name it wants to be called."""
+
+    def identify(self: Gate, route: bytes, frame: Any) -> Peer:
+        return Peer(bytes.fromhex(str(frame.get("User-Id"))), "127.0.0.1")
+
+    return [patch.object(Gate, "identify", identify)]
+
+
+@defence("who is asked")
+def _() -> Patches:
+    """Who somebody is stands in what they say of themselves, or nowhere."""
+
+    def identify(self: Gate, route: bytes, frame: Any) -> Peer:
+        try:
+            who = bytes.fromhex(str(frame.get("User-Id")))
+        except zmq.ZMQError:
+            who = bytes(32)
+        return Peer(who, "127.0.0.1")
+
+    return [patch.object(Gate, "identify", identify)]
+
+
+@defence("rates")
+def _() -> Patches:
+    """Everybody may have as much as they like."""
+    return [patch.object(Budget, "take", lambda *_: True)]
+
+
+@defence("descriptors")
+def _() -> Patches:
+    """The broker makes do with the descriptors that a shell gives."""
+
+    def few() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
+    return [patch.object(servers, "_prepare_process", few)]
+
+
 # ---- screens and people ----
 
 
@@ -493,6 +642,12 @@ def _() -> Patches:
         return [first, *(row.partition(": ")[2] for row in rest)]
 
     return [patch.object(show, "message_lines", lines)]
+
+
+@defence("rows")
+def _() -> Patches:
+    """A long row is left to the terminal, which wraps it where it likes."""
+    return [patch.object(line, "folded", lambda text, first_cells, cells: [text])]
 
 
 @defence("address space")

@@ -9,28 +9,23 @@ Rules of this file: no socket; time and randomness come from `Clock`; whoever ho
 lock writes it, another process of the same member goes on from its end in memory.
 """
 
-import functools
-import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from zchat.clock import Clock
-from zchat.database import Access
-from zchat.errors import ServerFault, StoreBusy, StoreEmpty, TextTooLong, Unopenable
-from zchat.log.contract import Entry, Log, MemoryLog
-from zchat.log.overlay import Overlay
+from zchat.errors import ServerFault, Unopenable
 from zchat.log.sqlite import SqliteLog
 from zchat.member.checked import CheckedLog, Seen, Segment, ServerContradiction, Step
+from zchat.member.delivery import Delivery
 from zchat.member.names import shown_name
+from zchat.member.opening import Opener
+from zchat.member.outbox import Outbox
 from zchat.member.presence import Presence, Rhythm
+from zchat.member.replica import open_replica
 from zchat.member.rows import (
     ACCUSES,
     Blame,
     Composed,
-    Confirmed,
     Glimpse,
     Happening,
     Here,
@@ -42,28 +37,22 @@ from zchat.member.rows import (
     accusation,
 )
 from zchat.member.session import Arrived, Glimpsed, Outgoing, Receipt
-from zchat.member.transcript import Readable, Transcript
-from zchat.member.vault import Pending, RoomRecord, Vault
+from zchat.member.transcript import Transcript
+from zchat.member.trust import Judgements
+from zchat.member.vault import RoomRecord, Vault
 from zchat.protocol.body import (
-    Beat,
-    Text,
-    Void,
     canonical_name,
     decode_cast,
-    decode_logged,
-    encode,
     seen_head,
 )
-from zchat.protocol.envelope import EnvelopeClass, check_outline, envelope_id
-from zchat.protocol.keys import Author, RoomKeys
+from zchat.protocol.envelope import EnvelopeClass
+from zchat.protocol.keys import RoomKeys
 from zchat.protocol.ledger import NO_HEAD, Head, judge
-from zchat.protocol.limits import ASK_BYTES, MAX_TEXT_BYTES
-from zchat.protocol.seal import open_envelope, reopen_envelope, seal
+from zchat.protocol.limits import ASK_BYTES
+from zchat.protocol.seal import open_envelope
 
 _LONGEST_STEP_S = 1.0
 _MOST_REMEMBERED = 10_000  # of keys, which anybody who has the passphrase can make up
-_CRAWL = 100  # entries within the time limit for withheld ones: fewer is next to nothing
-_SLICE = 16  # envelopes that one core opens at a time
 _LONG_WAY = 2_000  # entries to go, from where the newest are asked for ahead of them
 _GLIMPSED = 60
 _NO_PROOF = "There is no proof of it that others could check"
@@ -82,39 +71,6 @@ class RoomStatus(NamedTuple):
     fault: str
 
 
-class _Judgements:
-    """`Trust` over the vault, remembered for the life of the process."""
-
-    def __init__(self, vault: Vault, tag: bytes) -> None:
-        self._vault = vault
-        self._tag = tag
-        self._verified: dict[bytes, bool] = {}
-        self._muted: dict[bytes, bool] = {}
-
-    def is_verified(self, key: bytes) -> bool:
-        return self._remembered(self._verified, key, self._vault.is_verified)
-
-    def is_muted(self, key: bytes) -> bool:
-        return self._remembered(self._muted, key, self._vault.is_muted)
-
-    def _remembered(
-        self, known: dict[bytes, bool], key: bytes, ask: Callable[[bytes, bytes], bool]
-    ) -> bool:
-        if key not in known:
-            if len(known) >= _MOST_REMEMBERED:
-                known.clear()
-            known[key] = ask(self._tag, key)
-        return known[key]
-
-    def wrote(self, incarnation: bytes) -> bool:
-        return self._vault.wrote(incarnation)
-
-    def forget(self) -> None:
-        """Ask the vault again: something was judged."""
-        self._verified.clear()
-        self._muted.clear()
-
-
 class Room:
     """A room this process reads, and perhaps writes."""
 
@@ -131,25 +87,18 @@ class Room:
         self.record = record
         self._vault = vault
         self._clock = clock
-        self._withheld_limit_s = withheld_s
-        self._author = Author(vault.master_seed, keys)
         self._replica = open_replica(vault.replica_path(keys.tag), keys.tag)
         self.checked = CheckedLog(keys.tag, record.server.keys.log_key, self._replica)
-        self._trust = _Judgements(vault, keys.tag)
-        self.transcript = Transcript(self._author.public, self.checked, self._trust)
+        self._is_writer = isinstance(self._replica, SqliteLog)
+        self._opener = Opener(keys)
+        self._outbox = Outbox(keys, vault, clock, self.checked)
+        self._delivery = Delivery(withheld_s, self.checked.n)
+        self._trust = Judgements(vault, keys.tag)
+        self.transcript = Transcript(self._outbox.own_key, self.checked, self._trust)
         self.presence = Presence(rhythm, clock.now())
-        self._incarnation = b""
-        self._next_seq = 1
         self._behind_n: int | None = None
-        self._withheld_s = 0.0
         self._ticked_at = clock.now()
-        self._withheld_text = ""
-        self.asks_again = False  # entries are late: join anew before anybody is accused
         self._is_stale = False
-        self.is_slow = False  # delivers next to nothing of what it speaks of
-        self._pace_n, self._pace_s = self.checked.n, 0.0
-        self._unconfirmed: set[bytes] = set()
-        self._unkept: set[bytes] = set()  # of our outbox, what the replica does not hold yet
         self._witness = NO_HEAD
         self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
@@ -161,7 +110,17 @@ class Room:
 
     @property
     def own_key(self) -> bytes:
-        return self._author.public
+        return self._outbox.own_key
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the server delivers next to nothing of what it speaks of."""
+        return self._delivery.is_slow
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether entries are late: then join anew, before anybody is accused."""
+        return self._delivery.asks_again
 
     @property
     def fault(self) -> str:
@@ -171,7 +130,7 @@ class Room:
     @property
     def accused(self) -> str:
         """What the server stands accused of: its contradiction, or what it holds back just now."""
-        return self.fault or self._withheld_text
+        return self.fault or self._delivery.withheld
 
     def close(self) -> None:
         """Keep the last receipt that our log has not reached, and let the replica go."""
@@ -187,40 +146,13 @@ class Room:
         while n < self.checked.n:
             entries = self._replica.read(self.tag, n + 1, self.checked.n)
             for entry in entries:
-                yield from self.with_fault(self.transcript.apply(entry, self._reopen(entry)))
+                yield from self.with_fault(self.transcript.apply(entry, self._opener.reopen(entry)))
             n = entries[-1].n
 
     def recall(self) -> list[Happening]:
         """What an earlier run's receipt says about our log, if anything."""
         witness = self._vault.witness(self.tag)
         return self._witnessed(witness) if witness.n else []
-
-    def _open(self, envelope: bytes | None) -> Readable | None:
-        if envelope is None:
-            return None
-        try:
-            header, body = open_envelope(self.keys, envelope, EnvelopeClass.LOG)
-            return Readable(header, decode_logged(body))
-        except Unopenable:
-            return None
-
-    def _open_all(self, entries: Sequence[Entry]) -> list[Readable | None]:
-        """As `_open`, for many: on all cores, for libsodium lets go of the interpreter."""
-        if len(entries) < 2 * _SLICE:
-            return [self._open(entry.envelope) for entry in entries]
-        slices = (entries[at : at + _SLICE] for at in range(0, len(entries), _SLICE))
-        opened = _workers().map(lambda some: [self._open(entry.envelope) for entry in some], slices)
-        return list(itertools.chain.from_iterable(opened))
-
-    def _reopen(self, entry: Entry) -> Readable | None:
-        """What the replica keeps: it was opened before it was kept."""
-        if entry.envelope is None:
-            return None
-        try:
-            header, body = reopen_envelope(self.keys, entry.envelope, entry.id)
-            return Readable(header, decode_logged(body))
-        except Unopenable:
-            return None
 
     def arrived(self, arrived: Arrived) -> tuple[Step, list[Happening]]:
         """An ENTRIES: what it means, and what there is to tell. Raises Malformed."""
@@ -257,7 +189,7 @@ class Room:
             entries = self.checked.glimpse(glimpsed.word, glimpsed.items)
         except ServerContradiction as found:
             return self._at_fault(found)
-        opened = ((entry, self._open(entry.envelope)) for entry in entries)
+        opened = ((entry, self._opener.open(entry.envelope)) for entry in entries)
         messages = (self.transcript.glimpse(entry, readable) for entry, readable in opened)
         n, hash_n = entries[-1].n, entries[-1].hash
         return [Glimpse(tuple(message for message in messages if message), n, hash_n)]
@@ -274,7 +206,7 @@ class Room:
         self.tip = signed if self.is_slow else max(signed, tip)
 
     def _keep(self, segment: Segment, *, passed_over: bool) -> list[Happening]:
-        opened = self._open_all(segment.entries)
+        opened = self._opener.open_all(segment.entries)
         live = self.transcript.caught_up
         arrived_ms = self._clock.wall_ms()
         kept = [
@@ -284,7 +216,7 @@ class Room:
             for entry, readable in zip(segment.entries, opened, strict=True)
         ]
         self.checked.advance(segment, kept)
-        self._withheld_s = 0.0
+        self._delivery.progressed()
         self._behind_n = None
         rows: list[Happening] = []
         if passed_over:
@@ -292,8 +224,9 @@ class Room:
             rows.append(Notice(kept[0].n, State.GAP, Blame.UNKNOWN, text))
         for entry, readable in zip(kept, opened, strict=True):
             rows += self.with_fault(self.transcript.apply(entry, readable))
-        self._let_go({entry.id for entry in kept})
-        return [*self._confirm((entry.n, entry.id) for entry in kept), *rows]
+        if self._is_writer:
+            self._outbox.let_go({entry.id for entry in kept})
+        return [*self._outbox.confirm((entry.n, entry.id) for entry in kept), *rows]
 
     def _settle(self) -> list[Happening]:
         rows: list[Happening] = []
@@ -301,10 +234,7 @@ class Room:
             self.checked.settle()
         except ServerContradiction as found:
             rows += self._at_fault(found)
-        if self._withheld_text and self.checked.promised_n() <= self.checked.n:
-            self._withheld_text = ""
-            rows.append(Notice(0, State.OK, Blame.NOBODY, "the server delivered what it held back"))
-        return rows
+        return [*rows, *self._delivery.settled(self.checked.n, self.checked.promised_n())]
 
     def _in_step(self, segment: Segment) -> list[Happening]:
         if segment.step is Step.IN_STEP and segment.head.n <= self.checked.n:
@@ -323,7 +253,7 @@ class Room:
     def disconnected(self) -> None:
         """What comes next may be older than it looks."""
         self.transcript.caught_up = False
-        self._withheld_s = 0.0
+        self._delivery.disconnected()
         self._has_glimpsed = False
 
     # ---- the server's faults ----
@@ -413,77 +343,19 @@ class Room:
         self.record = self._vault.room(self.tag) or self.record  # another process may have found it
         if self.fault and not anyway:
             raise ServerFault(text=self.fault)
-        for text in texts:
-            size = len(text.encode())
-            if size > MAX_TEXT_BYTES:
-                raise TextTooLong(size=size, most=MAX_TEXT_BYTES)
-        incarnation, seen, name = self._own_incarnation(), self._seen(), self.record.name
-        pending = []
-        for seq, text in enumerate(texts, self._next_seq):
-            body = Text(name, incarnation, seq, seen, text, reply_to)
-            envelope = self._seal(EnvelopeClass.LOG, body)
-            pending.append(Pending(incarnation, seq, envelope_id(envelope), envelope))
-        self._vault.put(self.tag, pending)
-        self._next_seq += len(pending)
-        composed = [Composed(row.id, name, text) for row, text in zip(pending, texts, strict=True)]
-        return self._outgoing(pending), composed
-
-    def _outgoing(self, pending: Iterable[Pending]) -> list[Outgoing]:
-        outgoing = [Outgoing(row.id, row.envelope) for row in pending]
-        ids = {out.id for out in outgoing}
-        self._unconfirmed |= ids
-        self._unkept |= ids
-        return outgoing
-
-    def _own_incarnation(self) -> bytes:
-        if not self._incarnation:
-            self._incarnation = self._vault.begin(self.tag)
-        return self._incarnation
-
-    def _seen(self) -> bytes:
-        return self.checked.head.packed
-
-    def _seal(self, envelope_class: EnvelopeClass, body: Text | Void | Beat) -> bytes:
-        return seal(
-            self.keys,
-            self._author,
-            envelope_class,
-            encode(body),
-            self._clock.wall_ms(),
-            self._clock.random(32),
-        )
+        return self._outbox.compose(self.record.name, texts, reply_to)
 
     def resume(self) -> list[Outgoing]:
         """What processes that are dead left in the outbox, and is not in the log."""
-        pending = self._vault.adopt(self.tag)
-        stored = {row.id for row in pending if self._replica.place_of(self.tag, row.id)}
-        self._vault.done(stored)
-        return self._outgoing(row for row in pending if row.id not in stored)
+        return self._outbox.resume()
 
     def refused_for_good(self, entry_id: bytes) -> tuple[list[Outgoing], list[Happening]]:
-        """The broker says that it will never take this envelope.
-
-        If that is true, its number is filled with a Void. If the envelope is sound, it waits in the
-        outbox: a server must not be able to have its author take a message back.
-        """
-        row = next((row for row in self._vault.pending(self.tag) if row.id == entry_id), None)
-        if row is None:
-            return [], []
-        try:
-            check_outline(row.envelope, EnvelopeClass.LOG)
-        except Unopenable:
-            return self._fill(row), []
+        """The broker says that it will never take this envelope: what goes out, what to tell."""
+        outgoing, is_sound = self._outbox.refused(entry_id, self.record.name)
+        if not is_sound:
+            return outgoing, []
         text = "the server refuses a message of yours that is sound; it stays in your outbox"
-        return [], [Notice(0, State.GAP, Blame.UNKNOWN, text)]
-
-    def _fill(self, row: Pending) -> list[Outgoing]:
-        body = Void(self.record.name, row.incarnation, row.seq, self._seen())
-        envelope = self._seal(EnvelopeClass.LOG, body)
-        filled = row._replace(id=envelope_id(envelope), envelope=envelope)
-        self._vault.replace(row.id, filled)
-        self._unconfirmed.discard(row.id)
-        self._unkept.discard(row.id)
-        return self._outgoing([filled])
+        return outgoing, [Notice(0, State.GAP, Blame.UNKNOWN, text)]
 
     def receipt(self, receipt: Receipt) -> list[Happening]:
         """A STORED: what it confirms. Raises Malformed."""
@@ -494,28 +366,12 @@ class Room:
             return self._at_fault(found)
         if head.n > max(self.checked.n, self._witness.n):
             self._witness = head
-        return self._confirm(enumerate(ids, word.first))
-
-    def _confirm(self, places: Iterable[tuple[int, bytes]]) -> list[Happening]:
-        """Envelopes of ours that a signed head covers now."""
-        confirmed = [Confirmed(i, n) for n, i in places if i in self._unconfirmed]
-        self._unconfirmed.difference_update(row.id for row in confirmed)
-        return list(confirmed)
-
-    def _let_go(self, kept: set[bytes]) -> None:
-        """Ours that the replica holds leave the outbox.
-
-        Not before: after an honest restore of the server only we could offer them again. (A power
-        cut can still take them from the replica; then the server has them.)
-        """
-        if isinstance(self._replica, SqliteLog):
-            self._vault.done(kept & self._unkept)
-            self._unkept -= kept
+        return [*self._outbox.confirm(enumerate(ids, word.first))]
 
     @property
     def unconfirmed(self) -> frozenset[bytes]:
         """Ids of our envelopes that no signed head covers yet."""
-        return frozenset(self._unconfirmed)
+        return self._outbox.unconfirmed
 
     def rename(self, typed: str) -> str:
         """Messages from now on carry this name, which is returned as it will be. Raises BadName."""
@@ -536,16 +392,7 @@ class Room:
     def _beat(self, now: float, *, leaving: bool) -> bytes:
         ask = self._clock.random(ASK_BYTES)
         parts = self.presence.beat(now, ask, self._clock.chance())
-        body = Beat(
-            name=self.record.name,
-            incarnation=self._own_incarnation(),
-            count=parts.number,
-            seen=self._seen(),
-            ask=parts.ask,
-            echo=parts.echo,
-            leaving=leaving,
-        )
-        return self._seal(EnvelopeClass.CAST, body)
+        return self._outbox.beat(self.record.name, parts, leaving=leaving)
 
     def heard(self, envelope: bytes, now: float) -> list[Happening]:
         """A CAST: who it is from, what history it vouches for, whether it echoes us."""
@@ -588,46 +435,10 @@ class Room:
         """What the passing of time shows: withheld entries, no proof of freshness."""
         passed = min(now - self._ticked_at, _LONGEST_STEP_S)  # a machine that slept was not waiting
         self._ticked_at = now
-        return [
-            *self._withheld(passed, following=following),
-            *self._pace(passed, following=following),
-            *self._staleness(now),
-        ]
-
-    def _pace(self, passed: float, *, following: bool) -> list[Happening]:
-        """A server that delivers next to nothing of what it speaks of, however it excuses itself.
-
-        No verdict, for a bad line looks the same; but from here on what comes is judged as live,
-        and its unsigned word for where the log ends counts no more.
-        """
-        n = self.checked.n
-        if n >= self.tip:
-            self._pace_n, self._pace_s, self.is_slow = n, 0.0, False
-        elif following:
-            self._pace_s += passed
-        if self._pace_s < self._withheld_limit_s:
-            return []
-        crawls, self._pace_n, self._pace_s = n - self._pace_n < _CRAWL, n, 0.0
-        if not crawls or self.is_slow:
-            return []
-        text = f"the server speaks of #{self.tip} and has delivered up to #{n}, next to nothing of"
-        self.is_slow = True
-        self.transcript.caught_up = True
-        return [Notice(0, State.STALE, Blame.UNKNOWN, f"{text} late: it may hold messages back")]
-
-    def _withheld(self, passed: float, *, following: bool) -> list[Happening]:
-        self.asks_again = False
-        promised = self.checked.promised_n()
-        if not following or promised <= self.checked.n or self._withheld_text:
-            return []
-        before, self._withheld_s = self._withheld_s, self._withheld_s + passed
-        ask_again_at = self._withheld_limit_s / 3
-        self.asks_again = before < ask_again_at <= self._withheld_s
-        if self._withheld_s < self._withheld_limit_s:
-            return []
-        text = f"it signed #{promised} and does not deliver what follows #{self.checked.n}"
-        self._withheld_text = text
-        return [accusation(text)]
+        n, promised_n = self.checked.n, self.checked.promised_n()
+        late = self._delivery.tick(passed, n, promised_n, self.tip, following=following)
+        self.transcript.caught_up = self.transcript.caught_up or self.is_slow
+        return [*late, *self._staleness(now)]
 
     def _staleness(self, now: float) -> list[Happening]:
         stale_s = self.presence.stale_s(now)
@@ -671,7 +482,7 @@ class Room:
         while at < n:
             entries = self._replica.read(self.tag, at + 1, n)
             for entry in entries:
-                readable = self._reopen(entry)
+                readable = self._opener.reopen(entry)
                 if readable:
                     names[readable.header.sender] = readable.body.name
             at = entries[-1].n
@@ -695,29 +506,8 @@ class Room:
         self._save(read_n=self.checked.n, read_ms=self._clock.wall_ms())
 
 
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="open")
-
-
 def in_words(seconds: float) -> str:
     """A duration as people say it: 40 s, 3 min, 2 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
-
-
-def open_replica(path: Path, tag: bytes) -> Log:
-    """The replica of a room: written by the first process that opens it, overlaid by others."""
-    try:
-        return SqliteLog(path, Access.REPLICA)
-    except StoreBusy:
-        return Overlay(_beside_writer(path), tag)
-
-
-def _beside_writer(path: Path) -> Log:
-    """What another process has kept so far: it may only just be making the file."""
-    try:
-        return SqliteLog(path, Access.READ_ONLY)
-    except StoreEmpty:
-        return MemoryLog()

@@ -69,7 +69,9 @@ def outline(least_bytes: int = 0) -> bytes:
 class Line:
     """A connection: greeted once READY was heard."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", target: Target) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", target: Target, protocol: int = 1
+    ) -> None:
         self.socket = context.socket(zmq.DEALER)
         options: dict[int, int | bytes] = {zmq.LINGER: 0, zmq.RCVHWM: 0, zmq.RECONNECT_IVL: -1}
         public, secret = zmq.curve_keypair()
@@ -78,7 +80,7 @@ class Line:
         for option, value in options.items():
             self.socket.setsockopt(option, value)
         self.socket.connect(target.endpoint)
-        self.say(encode(Hello(1, 1, "bare")))
+        self.say(encode(Hello(1, protocol, "bare")))
 
     def say(self, frames: Frames) -> None:
         self.socket.send_multipart(frames, zmq.NOBLOCK)
@@ -255,11 +257,11 @@ class Reader(_Bare):
         self.seen: dict[bytes, int] = {}
         self.twice = 0
         self.accuses = ""
-        self.first_page_at = 0.0
+        self.refusals: list[str] = []
+        self.tip = -1  # where the room ends, as the server says
         self._window = window
         self._sub = 0
         self._log, self._n, self._hash = NO_LOG, 0, NO_LOG
-        self._tip = -1
         self._is_joined = False
         self._unacknowledged = 0
 
@@ -295,6 +297,7 @@ class Reader(_Bare):
 
     def _take(self, word: ToMember, attachment: bytes) -> None:
         if isinstance(word, Refuse):
+            self.refusals.append(word.code)
             self.hang_up()
         if not isinstance(word, Entries):
             return
@@ -303,7 +306,7 @@ class Reader(_Bare):
             self.accuses = "it has no such room any more" if self._n else ""
             return
         head, items = Head.unpack(word.head), unpack_batch(attachment)
-        self._tip = word.tip
+        self.tip = word.tip
         if self._n and (word.log != self._log or (not items and head.n < self._n)):
             self.accuses = f"it went back from #{self._n} to #{head.n}"
         elif items and word.first == self._n + 1:
@@ -317,7 +320,6 @@ class Reader(_Bare):
         if chain(before, word.first, ids)[-1] != head.hash:
             self.accuses = f"#{word.first} to #{head.n} do not fold into their head"
             return
-        self.first_page_at = self.first_page_at or time.monotonic()
         for n, entry_id in enumerate(ids, word.first):
             self.twice += entry_id in self.seen
             self.seen[entry_id] = n

@@ -15,7 +15,7 @@ import random
 import sys
 import time
 
-from tests import sweep_store, sweep_wire  # noqa: F401  their rows
+from tests import sweep_damage, sweep_member, sweep_store, sweep_wire  # noqa: F401  their rows
 from tests.tally import ROWS, Tally, attempt, ground
 
 _LONG_RUNS = 1_000

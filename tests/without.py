@@ -42,7 +42,6 @@ from zchat.member.room import Room
 from zchat.member.rows import Blame, Event, Kind, Message, Notice, State, Status
 from zchat.member.session import Arrived, Refused, Session
 from zchat.member.transcript import Transcript
-from zchat.member.trust import Judgements
 from zchat.member.vault import Vault
 from zchat.protocol import body as bodies
 from zchat.protocol import envelope as envelopes

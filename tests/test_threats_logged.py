@@ -554,6 +554,8 @@ def stands_as_after_a_fault(world: RogueWorld) -> None:
     read = world.run("alice", "tail", "lobby", "--json")
     texts = [json.loads(line)["text"] for line in read.stdout.splitlines()]
     assert read.returncode == 4
+    meant = world.run("alice", "send", "lobby", "I know", "--anyway", "--name", "alice")
+    assert meant.returncode == 0, meant.stderr
     assert {"together 1", "together 2", "here 1", "there 2, and here"} <= set(texts)
     assert "nobody gets this" not in texts
 
@@ -570,6 +572,10 @@ def proves_itself(world: RogueWorld) -> None:
 
 def test_R12_two_histories_are_proved_by_the_first_message_that_crosses(tmp_path: Path) -> None:
     r12(tmp_path)
+
+
+def test_R12_control_if_everything_went_on(tmp_path: Path) -> None:
+    red(lambda: r12(tmp_path), "stop at a fault", because="DID NOT RAISE")
 
 
 def test_R12_control_if_nobody_looked_at_what_others_saw(tmp_path: Path) -> None:
@@ -631,15 +637,25 @@ def test_R13_control_if_its_words_stood_there_like_our_own(tmp_path: Path) -> No
 # ---- R15: somebody else under a known name ----
 
 
-def another_alice(world: World) -> None:
+def another_alice(world: World, name: str = "alice") -> None:
     """Somebody with the passphrase and a key of their own, who says they are alice."""
     passphrase = world.home("mallory") / "passphrase"
     passphrase.write_text(PASSPHRASE)
     done = world.run(
         *("mallory", "send", world.broker.invite(), "it is me"),
-        *("--name", "alice", "--passphrase-file", str(passphrase)),
+        *("--name", name, "--passphrase-file", str(passphrase)),
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_look_alike_is_marked_and_is_nobodys_fault(here: World) -> None:
+    """A name with one letter of another alphabet: it stands beside both, and all ends with 0."""
+    send(here, "alice", "hello")
+    another_alice(here, "\u0430lice")
+    done = here.run("bob", "tail", here.broker.invite(), "--all", "--name", "bob")
+    assert done.returncode == 0
+    assert re.search("^!! \u0430lice~.... looks like alice~...., and is", done.stdout, re.M)
+    send(here, "bob", "I see")
 
 
 def r15(world: World) -> None:
@@ -753,6 +769,51 @@ def r26(folder: Path) -> None:
                 member.say("into the void")
 
 
+def r26_other_log(folder: Path) -> None:
+    """The server lost its store, and somebody began the room anew."""
+    with Bench(folder) as bench:
+        alice, bob = bench.pair()
+        alice.say("1")
+        for member in (alice, bob):
+            member.stop()
+        bench.log.close()
+        for path in folder.glob("log.db*"):
+            path.unlink()
+        bench.start_server()
+        bench.members.clear()
+        carol = bench.member("carol")
+        carol.say("is anybody here?")
+        bench.members += [alice, bob]
+        for member in (alice, bob):
+            member.start()
+        bench.settle()
+        for member in (alice, bob):
+            assert member.texts == ["1"]
+            member.must_show(FAULT + ": it shows another log of this room that does not name ours$")
+        carol.must_not_show(FAULT)
+
+
+def r26_outbox(folder: Path) -> None:
+    """What was written offline does not go to a server that went back meanwhile."""
+    with Bench(folder) as bench:
+        alice = bench.member("alice")
+        alice.say("1")
+        bench.log.copy_to(folder / "yesterday.db")
+        alice.say("2")
+        alice.disconnect()
+        alice.do(alice.core.post(alice.keys.tag, ["3, written offline"], anyway=False))
+        alice.sent.clear()
+        bench.log.close()
+        for path in folder.glob("log.db*"):
+            path.unlink()
+        (folder / "yesterday.db").rename(folder / "log.db")
+        bench.start_server()
+        bench.settle()
+        bench.pass_time(10)
+        assert envelopes_of(alice) == [], "it went to a server that lost the log"
+        alice.must_show(FAULT + ": it went back 1 messages, from #2 to #1")
+
+
 def r26_on_screen(world: World) -> None:
     """Yesterday's store in the place of today's, as any administrator might put it back."""
     alice = world.terminal("alice")
@@ -786,6 +847,22 @@ def test_R26_a_server_that_went_back_is_told_so(tmp_path: Path) -> None:
 
 def test_R26_control_if_it_were_only_slow(tmp_path: Path) -> None:
     red(lambda: r26(tmp_path), "behind", because="does not see")
+
+
+def test_R26_a_room_that_was_begun_anew_is_another_log(tmp_path: Path) -> None:
+    r26_other_log(tmp_path)
+
+
+def test_R26_control_if_any_log_were_the_rooms(tmp_path: Path) -> None:
+    red(lambda: r26_other_log(tmp_path), "lineage", because="does not see")
+
+
+def test_R26_nothing_goes_out_before_the_server_shows_our_log(tmp_path: Path) -> None:
+    r26_outbox(tmp_path)
+
+
+def test_R26_control_if_the_outbox_went_first(tmp_path: Path) -> None:
+    red(lambda: r26_outbox(tmp_path), "agree first", because="a server that lost the log")
 
 
 def test_R26_an_old_store_is_seen_on_screen(here: World) -> None:
@@ -896,7 +973,7 @@ def test_no_altered_byte_of_a_stored_envelope_is_ever_a_message(
     assert altered == 100 * 695
 
 
-def test_no_altered_byte_of_a_head_lets_an_entry_in(stored: Stored100, tmp_path: Path) -> None:
+def no_altered_head_lets_an_entry_in(stored: Stored100, tmp_path: Path) -> None:
     """Each byte of the heads of 100 places: refused, and the entry behind it is not taken."""
     checked = newcomer_at(stored, 1, tmp_path)
     for entry in stored.entries:
@@ -909,6 +986,15 @@ def test_no_altered_byte_of_a_head_lets_an_entry_in(stored: Stored100, tmp_path:
         segment = checked.check(stored.word(entry.n, head), items, asked_ids=False)
         checked.advance(segment, segment.entries)
     assert checked.n == 100
+
+
+def test_no_altered_byte_of_a_head_lets_an_entry_in(stored: Stored100, tmp_path: Path) -> None:
+    no_altered_head_lets_an_entry_in(stored, tmp_path)
+
+
+def test_control_if_nobody_verified_heads(stored: Stored100, tmp_path: Path) -> None:
+    row = partial(no_altered_head_lets_an_entry_in, stored, tmp_path)
+    red(row, "head signature", because="DID NOT RAISE")
 
 
 def test_a_store_altered_on_disk_shows_nothing_altered(tmp_path: Path) -> None:

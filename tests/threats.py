@@ -92,7 +92,7 @@ def red(row: Callable[[], object], *defences: str, because: str) -> None:
     with without(*defences), patch.object(processes, "ZCHAT", command(defences)):
         try:
             row()
-        except (AssertionError, ZchatError) as failure:
+        except (AssertionError, pytest.fail.Exception, ZchatError) as failure:
             assert re.search(because, str(failure)), f"red for another reason: {failure}"
         else:
             pytest.fail(f"the row holds without {', '.join(defences)}: it shows nothing")

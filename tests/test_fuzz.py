@@ -20,7 +20,7 @@ from tests import fuzz
 from tests.fuzz import CAST, CHECKS, Broken, Honest, Rogue, Tally, held, packed, world_of
 from zchat.broker import core as broker_core
 from zchat.broker import cursors, intake
-from zchat.member import checked, presence, room
+from zchat.member import checked, presence, room, trust
 from zchat.protocol import body, ledger, seal, wire
 from zchat.protocol.keys import Author
 from zchat.protocol.ledger import NO_HEAD
@@ -129,7 +129,8 @@ def test_a_crowd_of_made_up_keys_fills_no_memory(monkeypatch: pytest.MonkeyPatch
     of keys that wrote nothing has a bound, here a small one.
     """
     monkeypatch.setattr(presence, "_MOST_HEARD", 50)
-    monkeypatch.setattr(room, "_MOST_REMEMBERED", 50)
+    for place in (room, trust):
+        monkeypatch.setattr(place, "_MOST_REMEMBERED", 50)
     sizes = []
     with world_of(Rogue, "crowd", Tally()) as world:
         assert isinstance(world, Rogue)

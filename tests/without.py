@@ -640,7 +640,7 @@ def _() -> Patches:
         first, *rest = honest(message)
         return [first, *(row.partition(": ")[2] for row in rest)]
 
-    return [patch.object(show, "message_lines", lines)]
+    return _everywhere(show.message_lines, lines)
 
 
 @defence("rows")

@@ -218,7 +218,7 @@ class LineChat:
         self._print("note", f"-- {safe_line(text)}")
 
     def _print(self, kind: str, line: str) -> None:
-        self._put("", "", f"class:{kind}", line)
+        self._put(f"class:{kind}", line[:3], f"class:{kind}", line[3:])
 
     def _put(self, prefix_style: str, prefix: str, style: str, text: str) -> None:
         """A line, folded by us: one folded by the terminal could go on like a line of its own."""
@@ -361,12 +361,11 @@ class _Names(Completer):
 def folded(text: str, first_cells: int, cells: int) -> list[str]:
     """Rows of at most so many cells, broken at spaces where there are some.
 
-    A text that was fenced in is fenced row by row.
+    Where a part was fenced in, each row is.
     """
-    is_fenced = text.startswith(FENCE[0])
-    text = text.replace("\t", "    ").removeprefix(FENCE[0]).removesuffix(FENCE[1])
+    text = text.replace("\t", "    ")
     rows, row, used, most = [], "", 0, first_cells
-    for char in text:
+    for char in text.replace(FENCE[0], "").replace(FENCE[1], ""):
         width = get_cwidth(char)
         if used + width > most:
             words, _, begun = row.rpartition(" ")
@@ -377,7 +376,9 @@ def folded(text: str, first_cells: int, cells: int) -> list[str]:
             if char == " ":
                 continue
         row, used = row + char, used + width
-    return [row.join(FENCE) if is_fenced else row for row in (*rows, row)]
+    if not rows:
+        return [text]
+    return [row.join(FENCE) if FENCE[0] in text else row for row in (*rows, row)]
 
 
 def _is_command(text: str) -> bool:

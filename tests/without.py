@@ -95,11 +95,13 @@ def command(names: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Take the defences away and be the program."""
-    names, separator, program, *arguments = sys.argv[1:]
-    if separator != "--" or program != "zchat":
-        sys.exit("usage: python -m tests.without NAME[,NAME ...] -- zchat ARG ...")
+    named, program, arguments = sys.argv[1:2], sys.argv[2:4], sys.argv[4:]
+    names = named[0].split(",") if named else []
+    if program != ["--", "zchat"] or not DEFENCES.keys() >= set(names):
+        known = ", ".join(DEFENCES)
+        sys.exit(f"usage: python -m tests.without NAME[,NAME ...] -- zchat ARG ...; NAME: {known}")
     sys.argv = ["zchat", *arguments]
-    with without(*names.split(",")):
+    with without(*names):
         command_line.main()
 
 

@@ -44,6 +44,7 @@ from zchat.protocol.wire import (
 )
 
 _SILENCE_S = 1.5
+_HANDSHAKE_S = 8.0
 
 
 class Target(NamedTuple):
@@ -79,8 +80,14 @@ class Line:
         options[zmq.CURVE_SERVERKEY] = z85.encode(target.curve_key)
         for option, value in options.items():
             self.socket.setsockopt(option, value)
+        self._made_at = time.monotonic()
         self.socket.connect(target.endpoint)
         self.say(encode(Hello(1, protocol, "bare")))
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it should have been answered long ago."""
+        return time.monotonic() - self._made_at > _HANDSHAKE_S
 
     def say(self, frames: Frames) -> None:
         self.socket.send_multipart(frames, zmq.NOBLOCK)

@@ -90,6 +90,10 @@ class Host:
                 cwd=Path(__file__).parent.parent,
             )
 
+    def count_lives_from(self, number: int) -> None:
+        """Another Host has this folder, too: their files must differ."""
+        self._lives = number
+
     @property
     def out(self) -> Path:
         """The stdout of this life."""

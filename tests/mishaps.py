@@ -206,10 +206,14 @@ def _hook_fan_out(passing: Pass) -> None:
 def _forgets(_: str) -> None:
     """A store whose commit comes with the next one: what kill -9 must find out."""
     honest = Database.execute
+    commits = 0
 
     def execute(self: Database, statement: str, values: tuple[Any, ...] = ()) -> Any:
+        nonlocal commits
         if statement == "COMMIT":
-            return None
+            commits += 1
+            if commits > 1:  # the first one makes the tables
+                return None
         if statement == "BEGIN IMMEDIATE" and self._connection.in_transaction:
             honest(self, "COMMIT")
         return honest(self, statement, values)

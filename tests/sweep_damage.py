@@ -22,7 +22,7 @@ from tests.sweep_wire import MIB, pair, settled
 from tests.tally import Ground, Tally, row
 from zchat.broker.folder import load_keys
 from zchat.database import Access
-from zchat.errors import Exit
+from zchat.errors import Exit, Malformed
 from zchat.log.contract import Addition, Entry
 from zchat.log.sqlite import SqliteLog
 from zchat.protocol.envelope import envelope_id
@@ -52,7 +52,9 @@ def flipped_bits(ground: Ground) -> Tally:
             member.hang_up()
         rngs = [random.Random(ground.rng.random()) for _ in range(max(40, ground.runs))]
         acked = list(writer.acked)
-        tally = ground.tally(lambda n: _flipped(ground, *places[n % 2], acked, rngs[n]), len(rngs))
+        tally = ground.tally(
+            lambda n: _flipped(ground, *places[n % 2], acked, rngs[n]), len(rngs), lanes=4
+        )
     tally.notes.append(", ".join(f"{what} {count}" for what, count in sorted(tally.seen.items())))
     return tally
 
@@ -84,7 +86,7 @@ def _flipped(
 def _judge_rotten(rotten: Host, acked: list[bytes], tally: Tally) -> str:
     """Who noticed; "harmless" where all is there. A member who had read everything looks in."""
     with closing(Reader(rotten.target, ROOM)) as fresh:
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 4
         while fresh.n < len(acked) and not fresh.accuses and time.monotonic() < ends:
             fresh.pump(0.02)
             if rotten.exit_code is not None:
@@ -111,6 +113,7 @@ def two_brokers(ground: Ground) -> Tally:
         second = Host(ground.new("second"))
         shutil.rmtree(second.folder)
         second.folder.symlink_to(owned.folder)
+        second.count_lives_from(100)
         tally = Tally()
         for _ in ground.numbers():
             writer.write()
@@ -127,17 +130,21 @@ def two_brokers(ground: Ground) -> Tally:
 @row("F22", "no descriptors left")
 def few_descriptors(ground: Ground) -> Tally:
     """Strangers hold all there are; who was in stays, and when they go others get in."""
-    with host(ground.new("narrow"), "most descriptors@80") as narrow:
-        with pair(narrow, ROOM) as (writer, reader):
-            writer.write()
-            writer.settle()
-            tally = Tally()
-            for _ in ground.numbers():
-                tally += _crowded(narrow, writer, reader)
+    tally = Tally()
+    with (
+        host(ground.new("narrow"), "most descriptors@80") as narrow,
+        pair(narrow, ROOM) as (writer, reader),
+    ):
+        writer.write()
+        writer.settle()
+        for _ in ground.numbers():
+            tally += _crowded(narrow, writer)
+        reader.read_to(writer.acked[list(writer.acked)[-1]])
+        tally.twice += reader.twice
     return tally
 
 
-def _crowded(narrow: Host, writer: Writer, reader: Reader) -> Tally:
+def _crowded(narrow: Host, writer: Writer) -> Tally:
     with ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(socket.create_connection(("127.0.0.1", narrow.port)))
@@ -237,7 +244,7 @@ def _fill(huge: Host, size: int) -> None:
 
 _POISON = [
     "UPDATE entries SET hash = x'00' WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
-    "UPDATE entries SET id = 'text' WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
+    "UPDATE entries SET id = x'0102' WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
     "UPDATE entries SET weight_end = -1 WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
     "UPDATE entries SET envelope = x'' WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
     "DELETE FROM entries WHERE place >> 40 = 1 AND place & 0xffffffff = 3",
@@ -247,13 +254,17 @@ _POISON = [
     "UPDATE rooms SET births = x'0102' WHERE room = 1",
     "UPDATE rooms SET weight = -9 WHERE room = 1",
 ]
+# A row beyond a room's end is never read; a weight is a sum that only limits look at.
+_HARMLESS = {s for s in _POISON if "99" in s or "weight" in s}
 
 
 @row("F25", "rows that nobody wrote")
 def poison(ground: Ground) -> Tally:
-    """It starts, other rooms go on whoever asks for the bad one, and doctor names it."""
+    """It starts; who asks for the bad room learns of it; doctor names it; other rooms are whole."""
     runs = max(20, min(ground.runs, 60))
-    return ground.tally(lambda number: _poisoned(ground, _POISON[number % len(_POISON)]), runs)
+    tally = ground.tally(lambda number: _poisoned(ground, _POISON[number % len(_POISON)]), runs)
+    tally.notes.append(", ".join(f"{what} {count}" for what, count in sorted(tally.seen.items())))
+    return tally
 
 
 def _poisoned(ground: Ground, statement: str) -> Tally:
@@ -270,22 +281,35 @@ def _poisoned(ground: Ground, statement: str) -> Tally:
         tally = Tally()
         if not bad.start():
             tally.wrong.append(f"no start after {statement}: {bad.err.read_text()[-200:]}")
-        with closing(Reader(bad.target, ROOM)) as asking, closing(Writer(bad.target, ROOM)) as late:
-            late.write()
-            for _ in range(4):
-                asking.pump(0.1)
-                late.pump(0.1)
+        tally.seen[_ask_for(bad)] += 1
+        if bad.exit_code is not None:  # fail-stop: damage is not served around
+            if bad.wait() != Exit.WRONG_SECRET or "missing or mangled" not in bad.err.read_text():
+                tally.wrong.append(f"it ended with {bad.wait()} after {statement}")
+            bad.start()
         for member in (writer, reader):
             member.hang_up()
         writer.write()
-        if bad.exit_code is not None:
-            raise Broken(f"it ended with {bad.exit_code} after {statement}")
         tally += _only(bad, writer, reader)
         bad.end()
         told = zchat(bad.folder, "doctor")
-        if told.returncode != 1 and "99" not in statement:
+        if told.returncode != 1 and statement not in _HARMLESS:
             tally.wrong.append(f"doctor finds nothing wrong after {statement}: {told.stdout}")
         return tally
+
+
+def _ask_for(bad: Host) -> str:
+    """Somebody reads and writes in the bad room: who notices?"""
+    with closing(Reader(bad.target, ROOM)) as asking, closing(Writer(bad.target, ROOM)) as late:
+        late.write()
+        try:
+            for _ in range(4):
+                asking.pump(0.1)
+                late.pump(0.1)
+        except (Broken, Malformed):
+            return "members notice"
+        if bad.exit_code is not None:
+            return "the server stops"
+        return "members notice" if asking.accuses else "doctor alone notices"
 
 
 def _only(bad: Host, writer: Writer, reader: Reader) -> Tally:

@@ -80,13 +80,18 @@ def _other_schema(spoken: Host, version: int) -> Tally:
 @row("F20", "kill -9 of a member at every hook")
 def kills(ground: Ground) -> Tally:
     """Alice dies while she types, again and again; each next life sends what the last one left."""
+    return killed_at_every_hook(ground, max(21, ground.runs))
+
+
+def killed_at_every_hook(ground: Ground, lives: int) -> Tally:
+    """So many lives of alice; bob reads."""
     hooks = list(MEMBER_HOOKS)
     with ExitStack() as stack:
         kept = stack.enter_context(host(ground.new("kept")))
         bob = stack.enter_context(ground.person("bob", kept))
         home = ground.home("alice", kept)
         tally, shown = Tally(), set[str]()
-        for number in ground.numbers(max(21, ground.runs)):
+        for number in ground.numbers(lives):
             hook = hooks[number % len(hooks)]
             nth = ground.rng.randint(1, 1 if hook.endswith("outbox") else 4)
             tally += _killed_member(kept, home, f"kill@{hook}:{nth}", number, shown)

@@ -197,27 +197,28 @@ def _after_power_cut(
 @row("F5", "fsync returns EIO")
 def failing_syncs(ground: Ground) -> Tally:
     """The Nth sync after the start fails: no confirmation after that, exit code, restart."""
-    return _failing_calls(ground, "S")
+    return calls_of(ground, "S", 20)
 
 
 @row("F26b", "every I/O call of the store fails once")
 def failing_calls(ground: Ground) -> Tally:
     """The Nth read, write, truncation, sync or removal fails."""
-    return _failing_calls(ground, "WTSRU")
+    return calls_of(ground, "WTSRU", 20)
 
 
-def _failing_calls(ground: Ground, ops: str) -> Tally:
+def calls_of(ground: Ground, ops: str, least: int) -> Tally:
+    """One of these calls fails: so many of them, or each of them in turn."""
     library = power.build(ground.folder)
     if library is None:
         return Tally(absent="no C compiler (cc) to build the shim with")
     calls = _count_calls(ground, library, ops)
     wanted = range(1, calls + 1)
-    chosen = wanted if ground.is_long else sorted(ground.rng.sample(wanted, min(20, calls)))
+    chosen = wanted if ground.is_long else sorted(ground.rng.sample(wanted, min(least, calls)))
     tally = ground.tally(
         lambda number: _fails_at(ground, library, ops, chosen[number]), len(chosen)
     )
-    if tally.runs and not tally.seen["stopped"]:
-        tally.wrong.append("no failing call ever stopped the broker")
+    if ops == "S" and not tally.seen["stopped"]:
+        tally.wrong.append("no failing sync ever stopped the broker")
     tally.notes.append(
         f"{calls} calls in the session; {tally.seen['stopped']} stopped the broker,"
         f" {tally.seen['went on']} were mended by a retry, {tally.seen['no start']} at the start"
@@ -294,13 +295,14 @@ def _last(failing: Host) -> str:
 @row("F6", "disk full, then space again")
 def full_disks(ground: Ground) -> Tally:
     """By a limit of file size, and on a small file system of its own where one can be mounted."""
-    limited = ground.tally(lambda number: _limited(ground, 300_000 + 17_000 * number), 20)
+    limited = ground.tally(lambda number: limited(ground, 300_000 + 17_000 * number), 20)
     small = _small_disk(ground)
     limited += small
     return limited
 
 
-def _limited(ground: Ground, most_bytes: int) -> Tally:
+def limited(ground: Ground, most_bytes: int) -> Tally:
+    """By RLIMIT_FSIZE, which is raised again."""
     with host(ground.new("limited"), f"largest file@{most_bytes}") as full:
 
         def make_room() -> None:
@@ -359,7 +361,7 @@ def _small_disk(ground: Ground) -> Tally:
 @row("F8", "store gone, read-only, or an old copy")
 def other_stores(ground: Ground) -> Tally:
     """It never begins empty unasked; an old copy is noticed by whoever has read further."""
-    ways = [_store_gone, _store_read_only, _store_old]
+    ways = list(OTHER_STORES.values())
     return ground.tally(lambda number: ways[number % 3](ground), max(21, ground.runs))
 
 
@@ -447,3 +449,6 @@ def _store_old(ground: Ground) -> Tally:
             tally.wrong.append("nobody noticed that it went back")
         tally.acked += len(writer.acked)
     return tally
+
+
+OTHER_STORES = {"gone": _store_gone, "not writable": _store_read_only, "old": _store_old}

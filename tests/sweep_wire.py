@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import zmq
 
@@ -59,10 +60,11 @@ def clocks(ground: Ground) -> Tally:
     """Broker and two members, each with a clock of its own mind."""
     wrongs = ["", "years@10", "years@-10", "years@+-10"]
     ways = [(a, b, c) for a in wrongs for b in wrongs[1:] for c in wrongs[2:]]
-    return ground.tally(lambda number: _clocks(ground, *ways[number % len(ways)]))
+    return ground.tally(lambda number: clocks_of(ground, *ways[number % len(ways)]))
 
 
-def _clocks(ground: Ground, server: str, one: str, other: str) -> Tally:
+def clocks_of(ground: Ground, server: str, one: str, other: str) -> Tally:
+    """Two members talk over a server, each with this mishap."""
     with ExitStack() as stack:
         ticking = stack.enter_context(host(ground.new("clocks"), server))
         alice = stack.enter_context(ground.person("alice", ticking, one))
@@ -94,7 +96,7 @@ def networks(ground: Ground) -> Tally:
     with host(ground.new("networked")) as far:
         session_bytes = _session_bytes(far)
         tally = ground.tally(
-            lambda number: _through(far, _weather(ground, number, session_bytes)),
+            lambda number: through(far, _weather(ground, number, session_bytes)),
             max(60, session_bytes if ground.is_long else 0),
             lanes=8,
         )
@@ -124,7 +126,8 @@ def _weather(ground: Ground, number: int, session_bytes: int) -> Weather:
     return Weather(cut_after=at, resets=number % 2 == 0)
 
 
-def _through(far: Host, weather: Weather) -> Tally:
+def through(far: Host, weather: Weather) -> Tally:
+    """A session through this weather; then it clears."""
     with (
         proxy(far.port, weather) as between,
         pair(far, os.urandom(16), between.address) as (writer, reader),
@@ -189,7 +192,7 @@ def _gauge(port: int, name: str) -> int:
 
 @row("F12", "slow readers among quick ones")
 def slow_readers(ground: Ground) -> Tally:
-    """Twenty read nothing until the others have read all, through a small window; in the end all have read the same."""
+    """Twenty read nothing until the others have read all; in the end all have read the same."""
     return _readers(ground, posts_too=False)
 
 
@@ -254,7 +257,7 @@ class Crowd:
         """Until each was greeted and has its first entries; how long the last one took."""
         began = heard_at = time.monotonic()
         poller = zmq.Poller()
-        waiting = {line.socket: line for line in self.lines}
+        waiting: dict[Any, Line] = {line.socket: line for line in self.lines}
         for socket in waiting:
             poller.register(socket, zmq.POLLIN)
         while waiting:
@@ -263,9 +266,19 @@ class Crowd:
                 if self._take(waiting[socket]):
                     poller.unregister(socket)
                     del waiting[socket]
+            for socket in [s for s in waiting if waiting[s].is_silent]:
+                poller.unregister(socket)
+                self._replace(waiting.pop(socket), waiting, poller)
             if time.monotonic() - heard_at > patience_s:
                 raise Broken(f"{len(waiting)} of {len(self.lines)} were not let in")
         return time.monotonic() - began
+
+    def _replace(self, line: Line, waiting: dict[Any, Line], poller: zmq.Poller) -> None:
+        """A server under way with others lets go of handshakes that take too long."""
+        line.close()
+        made = self.lines[self.lines.index(line)] = Line(self._context, self._target)
+        waiting[made.socket] = made
+        poller.register(made.socket, zmq.POLLIN)
 
     def _take(self, line: Line) -> bool:
         heard = line.hear(0)

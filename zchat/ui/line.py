@@ -48,7 +48,7 @@ from zchat.ui.commands import COMMANDS, Quit, run_command
 from zchat.ui.input import whole_text
 from zchat.ui.plain import not_confirmed, offline_line
 from zchat.ui.safe import FENCE, safe_line
-from zchat.ui.show import clock_time, day, message_lines, other_line
+from zchat.ui.show import clock_time, day, message_lines, other_line, refusal_lines
 from zchat.ui.visit import History, Visit, is_text
 
 _QUIT_WITHIN_S = 2.0
@@ -179,7 +179,8 @@ class LineChat:
         elif isinstance(what, Connection):
             self._tell_connection(online=what.online)
         elif isinstance(what, ServerSays):
-            self.note(f"server says: {what.code} {what.text}".rstrip())
+            for line in refusal_lines(what):
+                self.note(line)
         elif isinstance(what, Row):
             self._show(what)
         if self.visit.caught_up:

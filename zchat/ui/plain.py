@@ -30,8 +30,7 @@ from zchat.member.rows import (
 )
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.input import LineInput, TooLong
-from zchat.ui.safe import safe_line
-from zchat.ui.show import clock_time, message_line, other_line
+from zchat.ui.show import clock_time, message_line, other_line, refusal_lines
 from zchat.ui.visit import Visit
 
 _MOST_UNSEEN = 2_000
@@ -87,8 +86,9 @@ class PlainChat:
         what = event.what
         if isinstance(what, Message | Notice | Here):
             self.show(what)
-        elif isinstance(what, ServerSays) and what.code != "stopping":
-            self._note(safe_line(f"-- server says: {what.code} {what.text}".rstrip()))
+        elif isinstance(what, ServerSays) and (what.code != "stopping" or what.text):
+            for line in refusal_lines(what):
+                self._note(f"-- {line}")
         elif isinstance(what, Connection):
             self._tell_connection(what)
 

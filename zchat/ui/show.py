@@ -6,7 +6,17 @@ JSON fields are a promise (`zchat tail --help`): they are added to, never change
 
 from datetime import UTC, datetime
 
-from zchat.member.rows import Here, Joined, MemberView, Message, Notice, Row, State, Status
+from zchat.member.rows import (
+    Here,
+    Joined,
+    MemberView,
+    Message,
+    Notice,
+    Row,
+    ServerSays,
+    State,
+    Status,
+)
 from zchat.ui.safe import safe_json, safe_line, safe_lines
 
 JSON_VERSION = 1
@@ -69,6 +79,21 @@ def other_line(row: Notice | Joined | Here) -> str:
         return f"-- {safe_line(row.name)} {'is here' if row.here else 'left'}"
     loud = "!! " if row.state in (State.FORKED, State.KEY_CHANGED) else "-- "
     return loud + safe_line(row.text)
+
+
+_KEPT = "what you write is kept in the outbox, and goes out by itself"
+_REFUSALS = {
+    "storage": f"the server has no space just now; {_KEPT}",
+    "room-full": f"this room is full on the server; {_KEPT} once there is room",
+    "too-many-rooms": f"the server takes no more rooms from you; {_KEPT} once it does",
+}
+
+
+def refusal_lines(says: ServerSays) -> list[str]:
+    """What the server said when it refused something, and in words of ours what that means."""
+    said = safe_line(f"server says: {says.code} {says.text}".rstrip())
+    meaning = _REFUSALS.get(says.code)
+    return [said, meaning] if meaning else [said]
 
 
 def row_json(room: str, row: Row) -> str:

@@ -1,9 +1,9 @@
 """P1, P2: server CPU per delivery with 100 members of one room, saturated; peers side by side.
 
-One publisher sends as fast as the members take it: never more than a fixed number of messages ahead
-of what they have on average. All members are one process, which waits for whatever came and counts
-it. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same loop in
-a subclass without CURVE over ipc://.
+Four connections publish as fast as the members take it: never more than a fixed number of messages
+ahead of what these have on average. All members are one process, which waits for whatever came and
+counts it. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same
+loop in a subclass without CURVE over ipc://.
 
     python -m benchmarks.fanout [--full] [--json]
 """
@@ -35,8 +35,10 @@ from zchat.protocol.keys import RoomKeys
 from zchat.protocol.wire import Entries
 
 MEMBERS = 100
-AHEAD = 2_048
-_PATIENCE_S = 30
+PUBLISHERS = 4
+AHEAD = 1_024
+_CHUNK = 64
+_PATIENCE_S = 90
 _ZCHAT = "zchat"
 _ZCHAT_PLAIN = "zchat's loop without CURVE, ipc"
 _PLAIN = (_ZCHAT_PLAIN, "Redis pub/sub", "Redis pub/sub, unix socket", "NATS core")
@@ -101,6 +103,7 @@ def drain_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) 
     if isinstance(peer, peers.Prosody | peers.Ngircd):
         peer.subscribe(publisher)
     assert shared.joined.wait(_PATIENCE_S), "no publisher"
+    peers.drain_quiet(members[0], 1.0)
     for member in members:
         peers.drain_quiet(member, 0.02)
     publisher.sendall(peer.publication(content))
@@ -144,31 +147,36 @@ def _read_all(member: socket.socket, buffer: bytearray) -> int:
 
 def publish_zchat(target: Target, room: bytes, envelopes: list[bytes], shared: Shared) -> None:
     """Post all, taking receipts as they come."""
-    publisher = harness.member_of(target)
+    publishers = [harness.member_of(target) for _ in range(PUBLISHERS)]
     shared.ready.wait(_PATIENCE_S)
-    for k, envelope in enumerate(envelopes, 1):
-        publisher.post(room, k, envelope)
-        if k % 64 == 0:
-            publisher.stored()
-            _hold(k, AHEAD, shared)
+    for sent in range(0, len(envelopes), _CHUNK):
+        publisher = publishers[sent // _CHUNK % PUBLISHERS]
+        first = sent // _CHUNK // PUBLISHERS * _CHUNK + 1
+        for k, envelope in enumerate(envelopes[sent : sent + _CHUNK], first):
+            publisher.post(room, k, envelope)
+        publisher.stored()
+        _hold(sent + _CHUNK, AHEAD, shared)
     shared.done.wait(_PATIENCE_S)  # what is not sent yet would go with the process
 
 
 def publish_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) -> None:
-    """The same for a peer; some writes at a time, as any client does under load."""
-    publisher = peer.connect()
+    """The same for a peer."""
+    publishers = [peer.connect() for _ in range(PUBLISHERS)]
     if isinstance(peer, peers.Prosody | peers.Ngircd):
-        peer.subscribe(publisher)
+        for publisher in publishers:
+            peer.subscribe(publisher)
     shared.joined.set()
     shared.ready.wait(_PATIENCE_S)
-    some = min(64, peer.ahead)
+    some = min(_CHUNK, peer.ahead)
     chunk = peer.publication(content) * some
     buffer = bytearray(256 * 1024)
     for sent in range(0, messages, some):
+        publisher = publishers[sent // some % PUBLISHERS]
         publisher.setblocking(True)
         publisher.sendall(chunk)
-        publisher.setblocking(False)
-        _read_all(publisher, buffer)
+        for each in publishers:
+            each.setblocking(False)
+            _read_all(each, buffer)
         _hold(sent + some, peer.ahead, shared)
     shared.done.wait(_PATIENCE_S)
 

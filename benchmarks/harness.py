@@ -40,6 +40,7 @@ NO_LIMITS = "\n".join(
         *("rooms_per_access_key", "rooms_per_broker", "room_bytes"),
     )
 ).replace("room_bytes = 1000000000", "room_bytes = 1000000000000")
+_AT_ONCE = 64  # handshakes under way
 SHORT_TEXT = "a short text, as people write"
 
 
@@ -108,13 +109,17 @@ def joined(target: Target, room: bytes, count: int) -> list[BareMember]:
     """Members of this process, each with an answer to its JOIN taken."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.max_sockets = count + 8
-    members = [member_of(target, context) for _ in range(count)]
-    for member in members:
-        member.join(room)
-    for member in members:
-        word, batch = member.receive()
-        if isinstance(word, Entries):
-            member.take(word, batch)
+    members: list[BareMember] = []
+    while len(members) < count:
+        some = [BareMember(context, target) for _ in range(min(_AT_ONCE, count - len(members)))]
+        for member in some:
+            member.receive()
+            member.join(room)
+        for member in some:
+            word, batch = member.receive()
+            if isinstance(word, Entries):
+                member.take(word, batch)
+        members += some
     return members
 
 

@@ -65,7 +65,7 @@ class Peer:
     encrypts: ClassVar[str] = "no"
     durable: ClassVar[str] = "no"
     acknowledgement: ClassVar[bytes] = b""  # a mark that each one holds once
-    ahead: ClassVar[int] = 2_048
+    ahead: ClassVar[int] = 1_024
     weight: ClassVar[float] = 1.0  # the share of the messages that its speed allows
     version_flag: ClassVar[str] = "--version"
 

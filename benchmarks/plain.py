@@ -33,10 +33,9 @@ class PlainServer(Server):
         self._router.disable_monitor()
         self._router.bind(endpoint)
 
-    def _frames_of(self, route: bytes) -> tuple[bytes, ...]:
-        if not self._core.knows(route):
-            self._core.connected(route, Peer(b"", "ipc"))
-        return tuple(self._router.recv_multipart())
+    def _is_let_in(self, route: bytes, first: zmq.Frame) -> bool:
+        self._core.connected(route, Peer(b"", "ipc"))
+        return True
 
 
 def serve(folder: Path, endpoint: str) -> None:

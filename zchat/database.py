@@ -120,6 +120,14 @@ class Database:
                     self.execute("ROLLBACK")
                 raise
 
+    def one(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
+        """The first row, or None. Raises as `failures`; a block of its own would cost as much."""
+        try:
+            return self._connection.execute(statement, values).fetchone()
+        except (sqlite3.Error, MemoryError):
+            with self.failures():
+                raise
+
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
         """Errors of SQLite leave as ours."""

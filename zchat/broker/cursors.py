@@ -232,7 +232,8 @@ class Cursors:
         for held in self._by_room.get(room, {}).values():
             stands_right = held.cursor == tip.n and not held.needs_lineage
             if held.answering or not stands_right or staged.weight > held.room_left:
-                self._queue(held)
+                if held.answering or held.may_be_sent_to:
+                    self._queue(held)
                 continue
             if frames is None:
                 batch = self._batch(room, tip.n, tip.hash, staged.entries)
@@ -392,7 +393,7 @@ class Cursors:
     def _within_window(self, held: Subscription, tip: Tip) -> list[Entry]:
         """The next entries that may go under way."""
         left = held.room_left
-        if held.cursor >= tip.n or (held.is_nearly_full and not held.is_idle):
+        if held.cursor >= tip.n or not held.may_be_sent_to:
             return []
         most = min(MAX_BATCH_BYTES, max(left, 0))
         entries = self._log.read(held.room, held.cursor + 1, tip.n, most)

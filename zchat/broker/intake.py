@@ -170,7 +170,7 @@ class Intake:
         return [
             Addition(
                 room=room,
-                entries=[entry._replace(arrived_ms=arrived_ms) for entry in staged.entries],
+                entries=[Entry(*entry[:4], arrived_ms) for entry in staged.entries],
                 log=staged.tip.log,
                 births=staged.tip.births,
                 maker=staged.maker,

@@ -39,6 +39,11 @@ class Subscription:
         return self.room_left <= 0 or 4 * self.room_left < self.window
 
     @property
+    def may_be_sent_to(self) -> bool:
+        """Whether its member does not owe an acknowledgement first."""
+        return self.is_idle or not self.is_nearly_full
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is under way: then one entry may be, whatever its size."""
         return self.cursor == self.after

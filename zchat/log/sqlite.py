@@ -184,10 +184,9 @@ class SqliteLog:
         held = self._held(room)
         if held is None:
             return 0
-        with self._db.failures():
-            row = self._db.execute(
-                "SELECT place FROM entries WHERE id = ? AND place >> 40 = ?", (entry_id, held[0])
-            ).fetchone()
+        row = self._db.one(
+            "SELECT place FROM entries WHERE id = ? AND place >> 40 = ?", (entry_id, held[0])
+        )
         return row[0] & _PLACE_MASK if row else 0
 
     def hash_at(self, room: bytes, n: int) -> bytes:
@@ -208,8 +207,7 @@ class SqliteLog:
         return self._one(int, "SELECT weight_end FROM entries WHERE place = ?", (place,))
 
     def _one(self, kind: type[_T], statement: str, values: tuple[object, ...] = ()) -> _T:
-        with self._db.failures():
-            row = self._db.execute(statement, values).fetchone()
+        row = self._db.one(statement, values)
         self._hold(row is not None and type(row[0]) is kind)
         found: _T = row[0]
         return found

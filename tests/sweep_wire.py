@@ -248,7 +248,7 @@ class Crowd:
 
     def __init__(self, target_of: Host, room: bytes, size: int) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.max_sockets = size + 16
+        self._context.max_sockets = 8 * size  # one that was closed counts for a while
         self.lines = [Line(self._context, target_of.target) for _ in range(size)]
         self._room = room
         self._target = target_of.target

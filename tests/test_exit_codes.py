@@ -59,6 +59,7 @@ def test_what_only_tells_ends_with_0(tmp_path: Path, arguments: list[str]) -> No
 def test_help_names_every_exit_code(tmp_path: Path) -> None:
     """What scripts rely on stands where they look."""
     listed = zchat(tmp_path / "home", "--help").stdout.partition("Exit codes:")[2]
+    assert max(map(len, listed.splitlines())) <= 80
     by_signal = {Exit.INTERRUPTED, Exit.TERMINATED}
     for code in set(Exit) - by_signal:
         assert re.search(rf"\b{int(code)} [a-z]", listed), code

@@ -1299,6 +1299,23 @@ def test_an_envelope_already_known_gets_a_receipt_of_its_own_place() -> None:
     assert desk.end() == 4
 
 
+@pytest.mark.parametrize("known_first", [True, False])
+def test_the_last_envelope_of_the_log_posted_again_is_known_and_not_new(
+    *, known_first: bool
+) -> None:
+    desk = Desk()
+    written = desk.write(2)
+    alice, bob = desk.connect(), desk.connect()
+    bob.post(1, written[1])
+    desk.settle()
+    assert (bob.only().stored.first, desk.end()) == (2, 2)
+    posts = [written[1], envelope(1)] if known_first else [envelope(1), written[1]]
+    for k, an_envelope in enumerate(posts, 1):
+        alice.post(k, an_envelope)
+    desk.settle()
+    assert [(got.stored.first, got.head.n) for got in alice.take()] == [(3, 3), (2, 2)]
+
+
 def test_one_envelope_posted_by_two_in_a_turn_has_one_place() -> None:
     desk = Desk()
     alice, bob = desk.connect(), desk.connect()
@@ -1471,6 +1488,7 @@ def test_what_the_store_cannot_take_is_refused_and_taken_later() -> None:
     ]
     assert all(refuse.retry_after_ms > 0 for refuse in refusals)
     assert not reader.take()
+    assert not desk.is_full()
     desk.disk_full = False
     alice.post(3, envelope(3))
     desk.settle()
@@ -1520,8 +1538,8 @@ def test_a_turn_is_full_before_its_entries_are_more_than_a_batch() -> None:
     reader.join(place())
     desk.settle()
     reader.take()
+    assert not desk.is_full()
     for k in range(1, MAX_BATCH_ENTRIES + 1):
-        assert not desk.is_full()
         alice.post(k, envelope(k, 512))
         if desk.is_full():
             break
@@ -1796,6 +1814,29 @@ def test_who_may_no_longer_be_here_is_forgotten_and_others_are_not() -> None:
     assert bob.only().head.n == 2
 
 
+def test_what_was_seen_is_counted() -> None:
+    """Word by word, and what became of it; nothing of whom or what."""
+    desk = Desk(Limits(cast_burst=1, casts_per_s=1))
+    alice, bob = desk.connect(), desk.connect()
+    bob.join(place())
+    for number in range(3):
+        alice.say(Cast(ROOM), cast(number))
+    for k in (1, 2):
+        alice.post(k, envelope(k))
+        alice.page(1, 1, room=OTHER, log=OTHER_LOG)
+    bob.pipe_full = True
+    desk.settle()
+    alice.say(Cast(ROOM), cast(9))
+    expected = {"Hello": 2, "Join": 1, "Cast": 4, "Post": 2, "Page": 2, "stored": 2}
+    expected |= {
+        "cast too fast": 3,
+        "refused no-log": 2,
+        "pipe full": desk.core.counts["pipe full"],
+    }
+    assert desk.core.counts == expected
+    assert desk.core.counts["pipe full"] > 0
+
+
 def test_what_there_is_now_is_told_in_numbers() -> None:
     desk = Desk()
     alice, bob = desk.connect(), desk.connect()
@@ -1847,6 +1888,17 @@ def test_what_has_expired_is_told_by_heads_and_counted() -> None:
     desk.settle()
     got = alice.only()
     assert (got.envelopes, len(got.ids), got.head.expired) == (written, 3, 2)
+
+
+def test_nothing_expires_unless_a_setting_says_so() -> None:
+    desk = Desk(Limits())
+    written = desk.write(2)
+    desk.wall_ms += 100_000 * DAY_MS
+    expire_all(desk)
+    alice = desk.connect()
+    alice.join(desk.at(0))
+    desk.settle()
+    assert (alice.only().envelopes, desk.core.counts["expired"]) == (written, 0)
 
 
 def test_what_was_sent_whole_is_not_sent_again_once_it_has_expired() -> None:

@@ -529,7 +529,13 @@ def _() -> Patches:
 @defence("curve at the door")
 def _() -> Patches:
     """The broker takes plain text, and asks nobody who comes."""
-    return _router(curve_server=False, zap_enforce_domain=0, zap_domain=b"")
+    return [_unasked(), *_router(curve_server=False)]
+
+
+def _unasked() -> AbstractContextManager[Any]:
+    asking = {zmq.ZAP_DOMAIN, zmq.ZAP_ENFORCE_DOMAIN}
+    kept = {name: value for name, value in servers._ROUTER_OPTIONS.items() if name not in asking}
+    return patch.object(servers, "_ROUTER_OPTIONS", kept)
 
 
 @defence("zap handler")
@@ -541,7 +547,7 @@ def _() -> Patches:
 @defence("zap domain")
 def _() -> Patches:
     """Where nobody answers, everybody may come in."""
-    return _router(zap_enforce_domain=0, zap_domain=b"")
+    return [_unasked()]
 
 
 @defence("handshake time")

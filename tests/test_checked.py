@@ -245,7 +245,9 @@ def _of_another_server(ledger: Ledger) -> tuple[bytes, ...]:
 
 
 @pytest.mark.parametrize(
-    "lineage", [lambda _: (), _forged, _of_another_room, _of_another_server], ids=str
+    "lineage",
+    [lambda _: (), _forged, _of_another_room, _of_another_server],
+    ids=["none", "forged", "of another room", "of another server"],
 )
 def test_a_first_log_without_a_sound_lineage_is_the_servers_fault(
     ledger: Ledger, lineage: Callable[[Ledger], tuple[bytes, ...]]

@@ -811,7 +811,7 @@ def r26_outbox(folder: Path) -> None:
         bench.settle()
         bench.pass_time(10)
         assert envelopes_of(alice) == [], "it went to a server that lost the log"
-        alice.must_show(FAULT + ": it went back 1 messages, from #2 to #1")
+        alice.must_show(FAULT + ": it went back 1 message, from #2 to #1")
 
 
 def r26_on_screen(world: World) -> None:

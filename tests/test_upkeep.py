@@ -135,7 +135,7 @@ def test_a_server_whose_store_is_gone_does_not_begin_empty_unasked(here: World) 
         told = here.run("alice", "tail", "lobby")
         assert told.returncode == 4
         assert "one" in told.stdout
-        assert "it went back 1 messages" in told.stdout
+        assert "it went back 1 message" in told.stdout
     finally:
         anew.end()
         anew.end_input()

@@ -14,15 +14,27 @@ and every second passed by hand; what each member shows stands in its `lines`, m
 makes them for plain mode. `rogue_world`: the same lies behind a real socket, members as processes
 in plain mode or in a terminal of their own.
 
+    python -m tests.threats [ID ...]                       all rows, or these: one line for each
+    python -m tests.threats --compose MINUTES [--seed S]   lies of the lab, thrown together
+
 Rules of this file: attacks hold no key of the program but those that an attacker has; nothing here
 asserts about one row only.
 """
 
+import argparse
+import itertools
+import os
 import random
 import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
@@ -468,3 +480,220 @@ def rogue_world(folder: Path, template: Path, *lies: str) -> Iterator[RogueWorld
         yield made
     finally:
         made.close()
+
+
+# ---- one line for each row ----
+
+HERE = Path(__file__).parent
+WANTED = [
+    *(f"R{number}" for number in range(1, 35)),
+    *(f"M{number}" for number in range(1, 15)),
+    *(f"O{number}" for number in (1, 2, *range(4, 11))),
+]
+_NAME = re.compile(r"test_([RMO]\d+)_(control|planted)?")
+
+
+@dataclass
+class Outcome:
+    """What the tests of one row came to."""
+
+    seconds: float = 0.0
+    held: list[bool] = field(default_factory=list)
+    controls: dict[str, list[bool]] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        return "held" if self.held and all(self.held) else "failed"
+
+    @property
+    def control(self) -> str:
+        """How it is known that the row could fail."""
+        passed = [kind for kind, each in self.controls.items() if all(each)]
+        if not passed or len(passed) < len(self.controls):
+            return "missing"
+        return "red" if "control" in passed else "planted"
+
+    @property
+    def is_good(self) -> bool:
+        return self.state == "held" and self.control != "missing"
+
+
+def outcomes(report: Path) -> dict[str, Outcome]:
+    """By row, from what pytest wrote down."""
+    rows: dict[str, Outcome] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        named = _NAME.match(case.get("name", ""))
+        if named is None:
+            continue
+        row = rows.setdefault(named[1], Outcome())
+        row.seconds += float(case.get("time", 0))
+        passed = all(case.find(how) is None for how in ("failure", "error", "skipped"))
+        (row.controls.setdefault(named[2], []) if named[2] else row.held).append(passed)
+    return rows
+
+
+def run_rows(ids: Sequence[str]) -> int:
+    """Run the rows and print one line for each; 1 if one failed or shows nothing."""
+    files = sorted(str(path) for path in HERE.glob("test_threats_*.py"))
+    picked = ["-k", " or ".join(f"test_{row}_" for row in ids)] if ids else []
+    with tempfile.TemporaryDirectory() as folder:
+        report, log = Path(folder) / "report.xml", Path(folder) / "log"
+        with log.open("wb") as out:
+            command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"]
+            subprocess.run(
+                [*command, *files, *picked, f"--junitxml={report}"],
+                cwd=HERE.parent,
+                stdout=out,
+                stderr=out,
+                check=False,
+            )
+        found = outcomes(report) if report.exists() else {}
+        if not all(row.is_good for row in found.values()):
+            sys.stderr.write(log.read_text("utf-8", "replace"))
+    return tell(found, ids)
+
+
+def tell(found: dict[str, Outcome], ids: Sequence[str]) -> int:
+    """The lines, their sum, and the exit code."""
+    rows = [row for row in WANTED if row not in NOT_YET]
+    for row in ids or rows:
+        outcome = found.setdefault(row, Outcome())
+        print(f"{row} {outcome.state} {outcome.control} {outcome.seconds:.1f}")
+    later = [] if ids else list(NOT_YET)
+    for row in later:
+        print(f"{row} not-yet - -")
+    held = sum(row.state == "held" for row in found.values())
+    missing = sum(row.control == "missing" for row in found.values())
+    print(f"{held} held, {len(later)} not yet, {missing} controls missing")
+    return int(not all(row.is_good for row in found.values()))
+
+
+# ---- lies thrown together ----
+
+_TOLD_TO = "member={member}:after={after}"
+COMPOSABLE = {
+    **dict.fromkeys(("smudge", "rot"), "after={after}:at={at}"),
+    **dict.fromkeys(("malleable", "inject", "impersonate", "transplant", "ack"), "after={after}"),
+    **dict.fromkeys(("hide", "replay", "twice", "reorder", "withhold"), _TOLD_TO),
+    "alter": _TOLD_TO + ":at={at}",
+    "shuffle": _TOLD_TO + ":seed={at}:hold={few}",
+    "freeze": _TOLD_TO + ":beats={bit}",
+    "shorten": "member={member}:end={few}",
+    "drop": "share=0.2:after={after}:seed={at}",
+    "fork": "sides={sides}:after={after}:cross={few}",
+    "rollback": "entries={few}:after={after}",
+    **dict.fromkeys(("omit", "forge", "salt"), ""),
+}
+"""What can be thrown together, and with which parameters. Not here: what counts real seconds
+(delay), what only listens, what only a socket refuses (giant), and what ends a member at its
+greeting, so that nothing is left to compose (downgrade, other-key)."""
+_ALONE = ("shuffle", "rollback")  # a second lie makes frames or entries that these take for theirs
+_SIDES = ("1/2", "1,2/3", "1/2,3", "1,3/2")
+_NAMES = ("alice", "bob", "carol")
+
+
+def a_lie(rng: random.Random) -> str:
+    """One of them, with parameters."""
+    name = rng.choice(list(COMPOSABLE))
+    drawn = COMPOSABLE[name].format(
+        member=rng.randint(1, 3),
+        after=rng.randint(1, 12),
+        at=rng.randint(0, 600),
+        few=rng.randint(1, 6),
+        bit=rng.randint(0, 1),
+        sides=rng.choice(_SIDES),
+    )
+    return f"{name}:{drawn}" if drawn else name
+
+
+def some_lies(rng: random.Random) -> list[str]:
+    """One to three at once."""
+    lies = [a_lie(rng) for _ in range(rng.randint(1, 3))]
+    alone = [lie for lie in lies if lie.startswith(_ALONE)]
+    return alone[:1] or lies
+
+
+def is_told(member: Member) -> bool:
+    """Whether a member's screen says that something is not as it should be."""
+    status = member.room.status(member.bench.clock.now())
+    odd = status.fault or status.stale_s or status.behind or status.missing
+    offline = [what.online for what in member.told if isinstance(what, Connection)][-1:] == [False]
+    return bool(odd or offline or member.shows("unreadable entry #|no longer kept|^!! "))
+
+
+def sees(member: Member, other: Member) -> bool:
+    """Whether one's screen says that the other is there, just now."""
+    views = member.room.members(member.bench.clock.now())
+    return any(view.key == other.room.own_key and view.here for view in views)
+
+
+def compose(seed: str, folder: Path) -> tuple[list[str], bool]:
+    """Some lies at once; which, and whether any two members saw different things.
+
+    Raises AssertionError where two honest members, each of whom sees the other there, were shown
+    different histories and nothing says so.
+    """
+    rng = random.Random(seed)
+    lies = some_lies(rng)
+    with Bench(folder, *lies, seed=rng.getrandbits(32)) as bench:
+        for name in _NAMES:
+            bench.member(name)
+        for number in range(rng.randint(10, 40)):
+            author = rng.choice(bench.members)
+            if not author.room.fault:
+                author.say(f"{number} by {author.name}")
+            if rng.random() < 0.1:
+                bench.pass_time(rng.choice([1, 30, 120]), step=5)
+        bench.pass_time(600, step=5)
+        bench.check()
+        differ = False
+        for one, other in itertools.combinations(bench.members, 2):
+            if [message.id for message in one.messages] == [m.id for m in other.messages]:
+                continue
+            differ = True
+            apart = not (sees(one, other) and sees(other, one))
+            assert apart or is_told(one) or is_told(other), (
+                f"{one.name} and {other.name} see different things, and nothing says so:\n"
+                f"{one.texts}\n{other.texts}"
+            )
+    return lies, differ
+
+
+def compose_for(minutes: float, seed: int) -> int:
+    """Compositions until the time is up; 1 at the first in which something was hidden."""
+    print(f"seed {seed}", flush=True)
+    ends, number, different = time.monotonic() + minutes * 60, 0, 0
+    used: Counter[str] = Counter()
+    while number == 0 or time.monotonic() < ends:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                lies, differ = compose(f"{seed}/{number}", Path(folder))
+            except Exception as error:
+                lies = some_lies(random.Random(f"{seed}/{number}"))
+                print(f"BROKEN  seed {seed}, number {number}: {' '.join(lies)}\n{error!r}")
+                return 1
+        used.update(lie.partition(":")[0] for lie in lies)
+        number, different = number + 1, different + differ
+    told = ", ".join(f"{name} {count}" for name, count in sorted(used.items()))
+    print(f"held  {number} compositions, in {different} of them a difference, told ({told})")
+    return 0
+
+
+def main() -> None:
+    """Rows, or compositions."""
+    parser = argparse.ArgumentParser(prog="python -m tests.threats", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("ids", nargs="*", metavar="ID", help="rows to run; without any, all")
+    parser.add_argument("--compose", type=float, metavar="MINUTES", help="throw lies together")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    options = parser.parse_args()
+    unknown = sorted(set(options.ids) - set(WANTED))
+    if unknown:
+        parser.error(f"no such row: {', '.join(unknown)}")
+    if options.compose is not None:
+        sys.exit(compose_for(options.compose, options.seed))
+    sys.exit(run_rows(options.ids))
+
+
+if __name__ == "__main__":
+    main()

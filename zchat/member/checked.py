@@ -351,15 +351,19 @@ class CheckedLog:
             return Seen.FITS
         return self._if_signed(seen, Seen.FORK)
 
-    def witness(self, head: Head) -> Seen:
-        """A head heard outside the log (a beat, a receipt): compared now, or when we get there."""
+    def witness(self, head: Head, *, keep: bool = True) -> Seen:
+        """A head heard outside the log (a beat, a receipt): compared now, or when we get there.
+
+        Not then, if it is not to be kept.
+        """
         if head.n == 0:
             return Seen.FITS
         if self.log != NO_LOG and not self._may_reach(head):
             return self.judge(head, self.n + 1)
         if not head_holds(head, self._room, self._log_key):
             return Seen.FORGED
-        self._promise(head)
+        if keep:
+            self._promise(head)
         return Seen.AHEAD
 
     def _may_reach(self, head: Head) -> bool:

@@ -313,7 +313,8 @@ class Room:
             text = f"the server is behind: it shows {segment.kept_n} of {self.checked.n} messages"
             return [Notice(0, State.STALE, Blame.UNKNOWN, text)]
         lost = self.checked.n - segment.kept_n
-        text = f"it went back {lost} messages, from #{self.checked.n} to #{segment.kept_n}"
+        messages = "1 message" if lost == 1 else f"{lost} messages"
+        text = f"it went back {messages}, from #{self.checked.n} to #{segment.kept_n}"
         return self._at_fault(ServerContradiction(text))
 
     def _new_log(self, segment: Segment) -> list[Happening]:
@@ -405,15 +406,23 @@ class Room:
         if key == self.own_key:
             return list(self.transcript.own_key_rows(beat.incarnation, 0))
         head = seen_head(beat)
-        verdict = self.checked.witness(head)
+        has_rejoined = self.record.accepted_n != 0
+        verdict = self.checked.witness(head, keep=not has_rejoined)
         rows: list[Happening] = []
-        if verdict not in (Seen.FITS, Seen.AHEAD):
+        if has_rejoined and verdict in (Seen.FORK, Seen.OTHER_LOG):
+            rows += self._warn(key, verdict, [self._left_history(key, beat.name)])
+        elif verdict not in (Seen.FITS, Seen.AHEAD):
             rows += self._warn(key, verdict, self.transcript.judged(key, verdict, head, 0))
         vouches = verdict is Seen.FITS and head.n > 0 and self.transcript.knows(key)
         change = self.presence.heard(key, beat, now, vouches=vouches, jitter=self._clock.chance())
         if change and not self._trust.is_muted(key):
             rows.append(Here(key, self._name_of(key, beat.name), change.here))
         return rows
+
+    def _left_history(self, key: bytes, name: str) -> Notice:
+        """Who has not rejoined yet goes on vouching for the history that this member has left."""
+        text = f"{self._name_of(key, name)} still holds another history: the one you left, perhaps"
+        return Notice(0, State.UNVERIFIED, Blame.NOBODY, text)
 
     def _warn(self, key: bytes, verdict: Seen, rows: Sequence[Row]) -> list[Row]:
         """Once per member and kind: a beat comes every minute."""

@@ -292,4 +292,6 @@ def test_a_port_can_be_left_out_where_there_is_a_default(host: str) -> None:
 def test_what_is_no_address_is_refused(typed: str) -> None:
     with pytest.raises(BadInvite) as caught:
         parse_address(typed)
-    assert reason_of(caught.value).endswith("is not HOST:PORT")
+    assert str(caught.value).startswith("That address cannot be used: ")
+    assert str(caught.value).endswith(" is not HOST:PORT.")
+    assert caught.value.advice

@@ -86,6 +86,12 @@ class BadInvite(BadInput):
     hint = "Ask for the line again and paste it whole: zchat://HOST:PORT/ROOM#..."
 
 
+class BadAddress(BadInvite):
+    """That address cannot be used: {reason}."""
+
+    hint = "Like example.net:5577, 192.0.2.1:5577 or [2001:db8::1]:5577."
+
+
 class BadConfig(BadInput):
     """{path}: {reason}."""
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from zchat.errors import BadInvite, BadRoomName
+from zchat.errors import BadAddress, BadInvite, BadRoomName
 from zchat.protocol.keys import room_salt, same
 from zchat.protocol.labels import Label, digest
 from zchat.protocol.limits import KEY_BYTES
@@ -79,14 +79,14 @@ def format_address(host: str, port: int) -> str:
 def parse_address(typed: str, default_port: int | None = None) -> tuple[str, int]:
     """(host, port) of HOST:PORT or [IPV6]:PORT; of HOST alone where there is a default port.
 
-    A host is an IPv4 address, an IPv6 address in brackets, or a name. Raises BadInvite.
+    A host is an IPv4 address, an IPv6 address in brackets, or a name. Raises BadAddress.
     """
     found = _ADDRESS.fullmatch(typed)
     if found is None or not (found["port"] or default_port is not None):
-        raise BadInvite(reason=f"{typed!r} is not HOST:PORT")
+        raise BadAddress(reason=f"{typed!r} is not HOST:PORT")
     port = int(found["port"]) if found["port"] else default_port or 0
     if port > 65_535 or (found["ipv6"] and not _is_ipv6(found["ipv6"])):
-        raise BadInvite(reason=f"{typed!r} is not HOST:PORT")
+        raise BadAddress(reason=f"{typed!r} is not HOST:PORT")
     return found["ipv6"] or found["name"], port
 
 
@@ -115,7 +115,10 @@ def parse_invite(line: str) -> Invite:
         raise BadInvite(reason="it carries settings, and zchat takes none from an invite")
     if not hash_sign:
         raise BadInvite(reason="it is cut off or mixed up")
-    host, port = parse_address(address)
+    try:
+        host, port = parse_address(address)
+    except BadAddress as error:
+        raise BadInvite(**error.facts) from None
     if not port:
         raise BadInvite(reason="it names no port")
     room = _read_room(path)

@@ -107,27 +107,29 @@ def drain_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) 
     for member in members:
         peers.drain_quiet(member, 0.02)
     publisher.sendall(peer.publication(content))
-    one = peers.drain_quiet(members[0])
-    for member in members[1:]:
-        peers.drain_quiet(member, 0.02)
+    peers.wait_quiet()
+    one_to_each = sum(peers.drain_quiet(member, 0.02) for member in members)
     shared.ready.wait(_PATIENCE_S)
-    _count_bytes(members, one, messages, shared)
+    _count_bytes(members, one_to_each, messages, shared)
     shared.done.wait(_PATIENCE_S)
 
 
-def _count_bytes(members: list[socket.socket], one: int, messages: int, shared: Shared) -> None:
+def _count_bytes(
+    members: list[socket.socket], one_to_each: int, messages: int, shared: Shared
+) -> None:
+    """Until all have all; `one_to_each` is the bytes of one message to all members together."""
     buffer = bytearray(256 * 1024)
     poller = select.epoll()
     by_descriptor = {member.fileno(): member for member in members}
     for descriptor, member in by_descriptor.items():
         member.setblocking(False)
         poller.register(descriptor, select.EPOLLIN)
-    missing = MEMBERS * messages * one
+    missing = messages * one_to_each
     whole = missing
     while missing > 0:
         for descriptor, _ in poller.poll():
             missing -= _read_all(by_descriptor[descriptor], buffer)
-        shared.delivered.value = (whole - missing) // one
+        shared.delivered.value = (whole - missing) * MEMBERS // one_to_each
 
 
 def _read_all(member: socket.socket, buffer: bytearray) -> int:

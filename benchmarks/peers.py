@@ -174,6 +174,11 @@ def read_until(connection: socket.socket, mark: bytes) -> bytes:
     return got
 
 
+def wait_quiet() -> None:
+    """Until what was sent has arrived everywhere, on an idle server."""
+    time.sleep(_QUIET_S)
+
+
 def drain_quiet(connection: socket.socket, quiet_s: float = _QUIET_S) -> int:
     """Read until nothing comes for a while; how many bytes it was."""
     connection.settimeout(quiet_s)
@@ -489,7 +494,7 @@ class Prosody(Peer):
 
     def subscribe(self, connection: socket.socket) -> None:
         connection.sendall(
-            b"<presence to='room@rooms.bench/m%dx%d'><x xmlns='http://jabber.org/protocol/muc'/>"
+            b"<presence to='room@rooms.bench/m%06dx%04d'><x xmlns='http://jabber.org/protocol/muc'/>"
             b"</presence>" % (os.getpid() % 1_000_000, next(self._names))
         )
         read_until(connection, b"<subject")

@@ -6,6 +6,8 @@ whom it does not want to read, what it wrote) is all that is handed in. The log 
 """
 
 import itertools
+import random
+import tracemalloc
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -419,6 +421,22 @@ def test_numbers_are_told_apart_as_a_set_would_tell_them(takes: list[tuple[int, 
         places[seq] = place
         never = set(range(1, max(places))) - places.keys() - excused
         assert numbers.missing_count() == len(never)
+
+
+def test_a_number_costs_eight_bytes_in_whatever_order_they_came() -> None:
+    """With room to grow; and runs that touch are one run."""
+    seqs = list(range(1, 20_001))
+    random.Random(1).shuffle(seqs)
+    tracemalloc.start()
+    try:
+        numbers = Incarnation()
+        for seq in seqs:
+            numbers.take(seq, 1)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert numbers.missing_count() == 0
+    assert used < 3 * 8 * len(seqs)
 
 
 def test_the_widest_numbers_cost_nothing(screen: Screen, bob: Person) -> None:
@@ -912,14 +930,16 @@ def test_who_is_silent_for_very_long_is_forgotten_and_comes_anew() -> None:
 
 
 def test_a_crowd_of_made_up_keys_fills_no_memory() -> None:
-    """The newest are kept; their number is what intervals go by, and it has an end."""
+    """Who was silent for longest goes first; by their number intervals go, and it has an end."""
     room = Room(min_s=1.0, max_s=1e9)
+    room.hear(beat(echo=[room.say()]), CAROL)
     for number in range(10_050):
+        if number % 5_000 == 0:
+            room.hear(beat(echo=[room.say()], count=number + 1), BOB)
         room.hear(beat(), number.to_bytes(32, "big"))
     assert room.presence.interval_s == 10_001.0
-    newest, oldest = (10_049).to_bytes(32, "big"), bytes(32)
-    assert room.hear(beat(echo=[room.say()], count=2), newest) == Change(newest, True)
-    assert room.hear(beat(echo=[room.say()]), oldest) == Change(oldest, True)
+    assert room.hear(beat(echo=[room.say()], count=20_000), BOB) is None  # was here all the time
+    assert room.hear(beat(echo=[room.say()], count=20_000), CAROL) == Change(CAROL, True)
 
 
 def test_a_beat_echoes_the_newest_asks_one_per_member() -> None:
@@ -932,6 +952,14 @@ def test_a_beat_echoes_the_newest_asks_one_per_member() -> None:
     assert list(parts.echo) == [*newest, b"newerone"]
     assert parts.number == 1
     assert room.presence.beat(room.now, bytes(8), 0.5).number == 2
+
+
+def test_who_left_is_echoed_no_longer() -> None:
+    room = Room()
+    room.hear(beat(b"bobs ask", echo=[room.say()]))
+    room.hear(beat(b"carol's.", echo=[room.say()]), CAROL)
+    room.hear(beat(echo=[room.say()], count=2, leaving=True))
+    assert room.presence.beat(room.now, bytes(8), 0.5).echo == (b"carol's.",)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 """Fixtures that many tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.processes import World, make_template, world
+
+# A suite that was started in the background inherits that SIGINT is ignored, and so would all it
+# starts: a handler of our own becomes the default again in whatever is executed.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

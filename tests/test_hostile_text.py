@@ -26,7 +26,7 @@ from zmq.utils import z85
 from tests.processes import Running, Terminal, World, wait_for, zchat
 from zchat.broker.folder import BrokerKeys, load_keys
 from zchat.config import MemberConfig
-from zchat.member import room as member_room
+from zchat.member import outbox as member_outbox
 from zchat.member.profile import Place, Profile, find_room
 from zchat.member.vault import Vault, member_folder
 from zchat.protocol import wire
@@ -359,7 +359,7 @@ def test_a_lone_surrogate_in_a_body_is_unreadable(
     planted, half = "\u1234", b"\xed\xa0\x80"
     with monkeypatch.context() as patched:
         patched.setattr(
-            member_room,
+            member_outbox,
             "encode",
             lambda body: encode_body(body).replace(planted.encode(), half),
         )

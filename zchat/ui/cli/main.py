@@ -79,7 +79,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "completion": ("manual:completion", "Print the completion script of a shell."),
         "help": (
             "manual:help_topic",
-            "Explain a TOPIC: exit-codes, json, environment, trust, passphrase, scripting.",
+            "Explain a TOPIC, such as exit codes, trust or scripting.",
         ),
     },
 }

@@ -74,7 +74,9 @@ Topics: exit-codes, json, environment.""",
 @click.command("help")
 @click.argument("topic", required=False)
 def help_topic(topic: str | None) -> None:
-    """Explain a TOPIC: exit-codes, json, environment, trust, passphrase, scripting.
+    """Explain a TOPIC, such as exit codes, trust or scripting.
+
+    There are exit-codes, json, environment, trust, passphrase and scripting.
 
     \b
         zchat help trust

@@ -6,6 +6,7 @@
     python3 dev.py test  [ARG ...]   set up what testing needs, then run the whole suite
     python3 dev.py check             style, types, import rules
     python3 dev.py simulate [ARG ...]  both halves under seeds (--steps N --seeds K, --planted)
+    python3 dev.py threats [ID ...]  every attack and its test (--compose MINUTES [--seed S])
     python3 dev.py bench [--full]    measure, beside other servers; writes docs/performance.md
     python3 dev.py faults [ARG ...]  fault sweeps on the real program (--only F1,F2, --long)
     python3 dev.py lock              renew requirements.lock and requirements-dev.lock
@@ -170,6 +171,12 @@ def simulate(arguments: list[str]) -> None:
     run("tests.simulation", *arguments)
 
 
+def threats(arguments: list[str]) -> None:
+    """Every attack, its test and what shows that the test can fail."""
+    set_up("dev")
+    run("tests.threats", *arguments)
+
+
 def bench(arguments: list[str]) -> None:
     """Measure everything, and write down what was measured."""
     set_up("dev")
@@ -189,6 +196,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "check": check,
     "simulate": simulate,
     "faults": faults,
+    "threats": threats,
     "bench": bench,
     "lock": lock,
 }

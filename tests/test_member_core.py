@@ -899,6 +899,21 @@ def test_a_beat_ahead_of_us_binds_what_comes(beating: Desk) -> None:
     assert len(beating.faults) == 1
 
 
+def test_after_a_rejoin_the_history_that_was_left_accuses_nobody(beating: Desk) -> None:
+    """Who has not rejoined goes on vouching for it: named once; what is ahead binds nothing."""
+    beating.room.record = msgspec.structs.replace(beating.room.record, accepted_n=2)
+    other = beating.ledger.branch(1, 3)
+    for count in (1, 2):
+        beating.cast(beating.bob, beat(beating.bob, other.head(2).packed, count=count))
+    beating.cast(beating.bob, beat(beating.bob, other.head(4).packed, count=3))
+    (notice,) = beating.notices
+    assert (notice.blame, notice.state) == (Blame.NOBODY, State.UNVERIFIED)
+    assert notice.text.startswith(f"{beating.bob.marked} still holds another history")
+    beating.log(beating.bob.says(), beating.bob.says())
+    assert beating.faults == []
+    assert not beating.room.fault
+
+
 def test_our_own_key_in_a_beat_that_we_did_not_send_is_told(beating: Desk) -> None:
     beating.pass_time(1)
     (ours,) = beating.take_beats()

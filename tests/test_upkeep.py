@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 
 from tests.processes import Running, World, wait_for, zchat
+from zchat.broker.retention import Keep, Retention
+from zchat.log.contract import Addition, Entry, MemoryLog
 
 
 def _texts(world: World, name: str) -> list[str]:
@@ -209,3 +211,17 @@ def _get(port: int, path: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def test_all_rooms_have_their_turn_however_many_there_are() -> None:
+    """A few at a time, in rounds; nothing goes where nothing is to go."""
+    log, rooms = MemoryLog(), [bytes([i]) * 16 for i in range(40)]
+    for room in rooms:
+        entries = [Entry(n, bytes([n]) * 32, bytes([n]) * 32, b"x" * 100, n) for n in (1, 2, 3)]
+        log.append([Addition(room, entries, bytes(32))])
+    assert Retention(log, Keep()).step(10**15) == 0
+    retention = Retention(log, Keep(days=1))
+    went = [retention.step(86_400_000 + 3) for _ in range(5)]
+    assert sum(went) == 2 * len(rooms)
+    assert max(went) <= 2 * 16
+    assert all(log.read(room, 1, 3)[2].envelope for room in rooms)

@@ -867,6 +867,14 @@ def test_three_intervals_without_proof_while_others_are_heard_are_stale() -> Non
     assert room.stale() == 0.0
 
 
+def test_newcomers_do_not_put_off_what_the_others_owe() -> None:
+    room = Room()
+    room.hear(beat())
+    room.now += 170.0
+    room.hear(beat(), CAROL)
+    assert room.stale(11.0) == 181.0
+
+
 @pytest.mark.parametrize("vouches", [True, False])
 def test_only_who_vouches_for_our_history_proves_freshness(vouches: bool) -> None:
     """An unknown key, or one that has seen more than we have, proves nothing."""
@@ -879,11 +887,12 @@ def test_only_who_vouches_for_our_history_proves_freshness(vouches: bool) -> Non
 
 def test_an_ask_that_nobody_echoes_any_more_is_forgotten() -> None:
     room = Room()
-    first = room.say()
-    for _ in range(16):
+    forgotten, first = room.say(), room.say()
+    for _ in range(15):
         room.say()
-    assert room.hear(beat(echo=[first])) is None
+    assert room.hear(beat(echo=[forgotten])) is None
     assert room.presence.here(room.now) == frozenset()
+    assert room.hear(beat(echo=[first], count=2)) == Change(BOB, True)
 
 
 def test_a_recorded_beat_counts_for_nothing() -> None:
@@ -893,6 +902,7 @@ def test_a_recorded_beat_counts_for_nothing() -> None:
     assert room.hear(recorded) == Change(BOB, True)
     room.now += 70.0
     assert room.hear(recorded) is None
+    assert room.hear(beat(echo=[room.say()], count=5)) is None
     assert room.hear(beat(echo=[room.say()], count=4)) is None
     assert room.stale(120.0) > 0.0
     again = Beat("bob", b"\1" * 16, 1, NOBODY, bytes(8), (room.say(),), False)

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.processes import World, make_template, world
+
+# How long an example takes says something of the machine, and nothing of the program.
+settings.register_profile("zchat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zchat")
 
 # A suite that was started in the background inherits that SIGINT is ignored, and so would all it
 # starts: a handler of our own becomes the default again in whatever is executed.

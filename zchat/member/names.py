@@ -26,9 +26,14 @@ def skeleton(name: str) -> str:
     folded = unicodedata.normalize("NFKC", name).casefold()
     decomposed = unicodedata.normalize("NFKD", folded)
     visible = [c for c in decomposed if unicodedata.category(c) not in _INVISIBLE | {"Zs"}]
-    letters = [c for c in visible if unicodedata.category(c)[0] in "LN" and c not in _BLANKS]
+    letters = [c for c in visible if _is_letter(c)]
     plain = "".join(map(_prototype, letters or visible))
     return plain.replace("rn", "m").replace("vv", "w")
+
+
+def _is_letter(char: str) -> bool:
+    """Whether a name is read by it: also a bar, which is read as an l."""
+    return char == "|" or (unicodedata.category(char)[0] in "LN" and char not in _BLANKS)
 
 
 @lru_cache(maxsize=4096)

@@ -38,7 +38,7 @@ MEMBERS = 100
 PUBLISHERS = 4
 AHEAD = 1_024
 _CHUNK = 64
-_PATIENCE_S = 90
+_PATIENCE_S = 60
 _ZCHAT = "zchat"
 _ZCHAT_PLAIN = "zchat's loop without CURVE, ipc"
 _PLAIN = (_ZCHAT_PLAIN, "Redis pub/sub", "Redis pub/sub, unix socket", "NATS core")
@@ -106,12 +106,19 @@ def drain_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) 
     peers.drain_quiet(members[0], 1.0)
     for member in members:
         peers.drain_quiet(member, 0.02)
-    publisher.sendall(peer.publication(content))
-    peers.wait_quiet()
-    one_to_each = sum(peers.drain_quiet(member, 0.02) for member in members)
+    one_to_each = min(_one_to_each(peer, publisher, members, content) for _ in range(2))
     shared.ready.wait(_PATIENCE_S)
     _count_bytes(members, one_to_each, messages, shared)
     shared.done.wait(_PATIENCE_S)
+
+
+def _one_to_each(
+    peer: peers.Peer, publisher: socket.socket, members: list[socket.socket], content: bytes
+) -> int:
+    """The bytes of one message to all; a server's own ping may be among them."""
+    publisher.sendall(peer.publication(content))
+    peers.wait_quiet()
+    return sum(peers.drain_quiet(member, 0.02) for member in members)
 
 
 def _count_bytes(

@@ -3,8 +3,9 @@
     python3 dev.py bench [--full] [--only NAME ...] [--no-page]
 
 Each script runs in a process of its own, so that none leaves memory or threads to the next; one
-that fails is told, and the others go on. Ends with 1 where one failed; a target that was not met is
-a figure, not a failure.
+that fails is told, and the others go on. What each said last is kept beside the plots, so --only
+renews a part of the page, and every part says when and how it was made. Ends with 1 where one
+failed; a target that was not met is a figure, not a failure.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import zmq
 
 from benchmarks.harness import Cell, Result, Spread, Verdict, short, tell
 from benchmarks.plot import svg
-from zchat import version
 
 HERE = Path(__file__).parent.parent
 DOCS = HERE / "docs"
@@ -28,10 +28,21 @@ NAMES = (
     *("fanout", "durable", "latency", "crowd", "growth"),
     *("isolation", "pipeline", "history", "startup"),
 )
+_KEPT = DOCS / "performance" / "figures.json"
 _PATIENCE_S = {False: 900, True: 5_400}
 
 
-def run(name: str, *, full: bool) -> Result | None:
+class Made(msgspec.Struct, frozen=True):
+    """A result, and when, on what and how it was made."""
+
+    when: str
+    machine: str
+    load: float  # of the machine, this script's own included
+    command: str
+    result: Result
+
+
+def run(name: str, *, full: bool) -> Made | None:
     """One script's result; None where it failed."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--full"] if full else [])]
     try:
@@ -44,7 +55,10 @@ def run(name: str, *, full: bool) -> Result | None:
     if done.returncode:
         print(f"{name}: failed\n{done.stderr.decode()}", file=sys.stderr)
         return None
-    return msgspec.json.decode(done.stdout, type=Result)
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    load = os.getloadavg()[1]
+    said = f"python3 dev.py bench --only {name}" + (" --full" if full else "")
+    return Made(when, machine(), load, said, msgspec.json.decode(done.stdout, type=Result))
 
 
 def machine() -> str:
@@ -64,17 +78,12 @@ def machine() -> str:
 # ---- the page ----
 
 
-def page(results: dict[str, Result], command: str) -> str:
+def page(made: dict[str, Made]) -> str:
     """docs/performance.md."""
-    load = os.getloadavg()[1]
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     lines = [
         "# Performance",
         "",
-        f"Made by `{command}` on {when}; no figure here is typed by hand.",
-        "",
-        f"zchat {version()} on {machine()}. Load of the machine over the last 5 minutes, this run"
-        f" included: {load:.1f}.",
+        "Made by `python3 dev.py bench`; no figure here is typed by hand.",
         "",
         "Each figure is a median over rounds, with the lowest and the highest in brackets. Each"
         " ratio is taken within a round, both sides on the same machine one after the other."
@@ -92,17 +101,18 @@ def page(results: dict[str, Result], command: str) -> str:
                     "measured": f"{verdict.measured} {verdict.unit}",
                     "met": "yes" if verdict.met else "**no**",
                 }
-                for result in results.values()
-                for verdict in result.verdicts
+                for each in made.values()
+                for verdict in each.result.verdicts
             ]
         ),
     ]
-    for name, result in results.items():
-        lines += ["", f"## {result.title}", "", f"`python -m benchmarks.{name}`", ""]
-        lines += _tables(result.rows)
+    for each in made.values():
+        result = each.result
+        lines += ["", f"## {result.title}", "", *_tables(result.rows)]
         for plot in result.plots:
             lines += ["", f"![{plot.title}](performance/{plot.name}.svg)"]
-        lines += ["", *(f"- {note}" for note in result.notes)] if result.notes else []
+        how = f"`{each.command}`, {each.when}, {each.machine}; load {each.load:.1f}"
+        lines += ["", *(f"- {note}" for note in result.notes), f"- {how}"]
     return "\n".join(lines) + "\n"
 
 
@@ -130,14 +140,17 @@ def _cell(cell: Cell) -> str:
     return short(cell) if isinstance(cell, int | float) else str(cell)
 
 
-def write(results: dict[str, Result], command: str) -> None:
-    """The page and its plots."""
-    folder = DOCS / "performance"
-    folder.mkdir(parents=True, exist_ok=True)
-    for result in results.values():
-        for plot in result.plots:
-            (folder / f"{plot.name}.svg").write_text(svg(plot), "utf-8")
-    (DOCS / "performance.md").write_text(page(results, command), "utf-8")
+def write(renewed: dict[str, Made]) -> None:
+    """The page and its plots, from what is new and what was kept."""
+    _KEPT.parent.mkdir(parents=True, exist_ok=True)
+    kept = msgspec.json.decode(_KEPT.read_bytes(), type=dict[str, Made]) if _KEPT.exists() else {}
+    known = kept | renewed
+    made = {name: known[name] for name in NAMES if name in known}
+    for each in made.values():
+        for plot in each.result.plots:
+            (_KEPT.parent / f"{plot.name}.svg").write_text(svg(plot), "utf-8")
+    _KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    (DOCS / "performance.md").write_text(page(made), "utf-8")
 
 
 # ---- the whole ----
@@ -150,21 +163,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help="not all")
     parser.add_argument("--no-page", action="store_true", help="do not write docs/performance.md")
     options = parser.parse_args()
-    results: dict[str, Result] = {}
+    made: dict[str, Made] = {}
     names = options.only or NAMES
     for name in names:
         print(f"... {name}", file=sys.stderr)
-        result = run(name, full=options.full)
-        if result is not None:
-            results[name] = result
-            tell(result)
+        done = run(name, full=options.full)
+        if done is not None:
+            made[name] = done
+            tell(done.result)
+            if not options.no_page:
+                write(made)
     print("\nTargets")
-    for result in results.values():
-        for verdict in result.verdicts:
+    for each in made.values():
+        for verdict in each.result.verdicts:
             print(f"  {line(verdict)}")
-    if not options.no_page and not options.only:
-        write(results, "python3 dev.py bench" + (" --full" if options.full else ""))
-    sys.exit(len(results) < len(names))
+    sys.exit(len(made) < len(names))
 
 
 def line(verdict: Verdict) -> str:

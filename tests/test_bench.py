@@ -12,7 +12,7 @@ import pytest
 from benchmarks import pipeline
 from benchmarks.harness import Plot, Result, Verdict, spread
 from benchmarks.plot import svg
-from benchmarks.run import page
+from benchmarks.run import Made, page
 from tests.processes import environment, zchat
 from zchat.ui.cli.main import _SECTIONS, cli
 
@@ -60,9 +60,13 @@ def test_a_page_is_made_of_results_alone() -> None:
     plot = Plot("p", "A <plot>", "ms", {"zchat": 1.0, "other": 2.0})
     verdict = Verdict("P1", "what", "≤ 1 ×", spread([0.5, 0.7, 0.6]), "×", True)
     result = Result("Title", [{"a": 1.0, "b": "x"}, {"c": 2.0}], [verdict], ["a note"], [plot])
-    made = page({"fanout": result}, "the command")
+    how = Made("today", "this machine", 0.5, "the command", result)
+    made = page({"fanout": how})
     assert "| P1 | what | ≤ 1 × | 0.6 (0.5–0.7) × | yes |" in made
-    assert "`the command`" in made and "![A <plot>](performance/p.svg)" in made
+    assert (
+        "`the command`, today, this machine; load 0.5" in made
+        and "![A <plot>](performance/p.svg)" in made
+    )
     assert "A &lt;plot&gt; (ms)" in svg(plot)
 
 

@@ -174,9 +174,12 @@ class Client:
         Raises WrongLogKey, Incompatible, StoreTrouble: what ends the client for good.
         """
         try:
-            event = await asyncio.wait_for(self._events.get(), patience_s)
-        except TimeoutError:
-            return None
+            event = self._events.get_nowait()
+        except asyncio.QueueEmpty:
+            try:
+                event = await asyncio.wait_for(self._events.get(), patience_s)
+            except TimeoutError:
+                return None
         if isinstance(event, ZchatError):
             raise event
         return event
@@ -235,6 +238,7 @@ class Client:
         while True:
             frames = await dealer.recv_multipart()
             self._do(self._core.receive(tuple(frames)))
+            await asyncio.sleep(0)  # while much comes in: whoever shows it has a turn, too
 
     def retry(self) -> None:
         """Connect anew at once, with a fresh socket."""

@@ -272,6 +272,15 @@ def test_a_restored_log_that_names_ours_is_told_from_another_one(
     assert segment.births == restored.births
     assert reader.look(restored.end()).step is Step.NEW_LOG
     assert reader.checked.log == ledger.log
+    reader.checked.refresh(reader.look(ledger.end(5, expired=4)))
+    assert reader.look(restored.end()).step is Step.NEW_LOG  # and may have dropped less
+
+
+def test_the_lineage_of_a_log_that_we_know_is_not_looked_at(ledger: Ledger, reader: Reader) -> None:
+    reader.take(ledger.show(6, 7).but(lineage=Ledger().births))
+    assert (reader.checked.log, reader.checked.n) == (ledger.log, 7)
+    tip = reader.replica.tip(ROOM)
+    assert tip is not None and tip.births == ledger.births
 
 
 def test_a_restore_from_beyond_our_end_keeps_all_that_we_have(
@@ -382,6 +391,8 @@ def test_another_entry_at_a_known_place_is_the_servers_fault_and_proved(
         found = reader.refuses(fork.show(first, last), f"another #{last} than before")
         assert proves(found) is proof
     assert proves(reader.refuses(fork.show(2, 8), "another #5 than before")) is Proof.OTHER_PAST
+    at_our_end = ledger.branch(4, 4).show(5, 8)
+    assert proves(reader.refuses(at_our_end, "another #5 than before")) is Proof.OTHER_PAST
 
 
 # ---- rule 4: the chain ----
@@ -638,9 +649,9 @@ def test_what_a_log_claims_of_its_parent_is_checked_when_that_much_is_there() ->
     claims.grow(5)
     reader = Reader(claims, 3)
     with pytest.raises(ServerContradiction, match="a past that it does not hold"):
-        reader.take(claims.show(4, 5))
-    assert reader.checked.n == 5
-    assert reader.take(claims.show(6, 9)).step is Step.ON  # it is told once
+        reader.take(claims.show(4, 4))
+    assert reader.checked.n == 4
+    assert reader.take(claims.show(5, 9)).step is Step.ON  # it is told once
 
 
 def test_a_claim_on_a_past_that_a_later_restore_cut_off_is_not_held_against_it() -> None:
@@ -670,6 +681,9 @@ def test_a_head_within_our_end_is_decided_at_once(ledger: Ledger, reader: Reader
     assert reader.checked.witness(NO_HEAD) is Seen.FITS
     assert reader.checked.witness(ledger.head(5)) is Seen.FITS
     assert reader.checked.witness(ledger.branch(2, 5).head(4)) is Seen.FORK
+    first = ledger.branch(0, 1).head(1)
+    assert reader.checked.witness(first) is Seen.FORK
+    assert proves(reader.checked.proof_against(first)) is Proof.OTHER_PAST
     assert reader.checked.witness(Ledger().grow(2).head(2)) is Seen.OTHER_LOG
     assert reader.checked.witness(unsigned(ledger.branch(2, 5).head(4))) is Seen.FORGED
     assert reader.checked.promised_n() == 0
@@ -680,6 +694,7 @@ def test_a_head_beyond_our_end_waits_until_our_chain_gets_there(
 ) -> None:
     fork = ledger.branch(6, 5)
     assert reader.checked.witness(unsigned(fork.head(8))) is Seen.FORGED
+    assert reader.checked.witness(fork.head(8), keep=False) is Seen.AHEAD
     assert reader.checked.promised_n() == 0
     assert reader.checked.witness(ledger.head(7)) is Seen.AHEAD
     assert reader.checked.witness(fork.head(8)) is Seen.AHEAD
@@ -840,9 +855,11 @@ def test_a_glimpse_that_does_not_fit_its_head_is_the_servers_fault(
 def test_a_page_that_shows_nothing_beyond_our_end_is_no_glimpse(
     ledger: Ledger, reader: Reader
 ) -> None:
-    for shown in (ledger.show(6, 9), ledger.restored(9).show(8, 9), Shown(ledger.end()[0], [])):
+    nothing = Shown(ledger.show(8, 9).but(head=ledger.head(7).packed).word, [])
+    for shown in (ledger.show(6, 9), ledger.restored(9).show(8, 9), nothing):
         with pytest.raises(Malformed):
             reader.checked.glimpse(*shown)
+    assert len(reader.checked.glimpse(*ledger.show(7, 9))) == 3
 
 
 # ---- whatever an honest server does ----

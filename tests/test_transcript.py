@@ -484,9 +484,11 @@ LOOK_ALIKES = [
     ("alice", "ALICE"),
     ("alice", "alіce"),
     ("alice", "al1ce"),
+    ("alice", "a|ice"),
     ("alice", "al\u200bice"),
     ("alice", "al ice"),
     ("alice", "al\u2800ice"),
+    ("alice", "al\u3164ice"),
     ("alice", "\uff41lice"),
     ("alice", "álice"),
     ("alice", "a.l-i_c:e"),
@@ -521,6 +523,22 @@ def test_every_name_has_a_skeleton_that_no_case_and_no_form_changes(name: str) -
     assert skeleton(name) == skeleton(name.casefold())
     assert shown_name(bytes(32), name, trusted=False).count("~") == 1
     assert ":" not in shown_name(bytes(32), name, trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("J. O'Neil-Ruiz (2nd) & co_ltd+@!?", "J. O'Neil-Ruiz (2nd) & co_ltd+@!?"),
+        ("林 ☃ 😀", "林 ☃ 😀"),
+        ("a:b~c;d|e<f>", "a·b·c·d·e·f·"),
+        ("a\u02d0b\ua789c\uff1ad", "a·b·c·d"),
+        ("$ 5 + 1 = 6", "· 5 + 1 · 6"),
+    ],
+)
+def test_a_name_keeps_what_names_are_written_with_and_nothing_that_frames_a_line(
+    name: str, shown: str
+) -> None:
+    assert shown_name(bytes(32), name, trusted=True) == shown
 
 
 def test_a_name_cannot_pass_for_a_line_of_somebody_else(screen: Screen) -> None:

@@ -28,7 +28,8 @@ def test_the_list_says_of_a_command_what_it_says_of_itself(name: str, short: str
 
 def test_help_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     """Start-up is paid at every call; these are what costs. Measured without the coverage tool,
-    which keeps its own figures in sqlite3."""
+    which keeps its own figures in sqlite3.
+    """
     dear = ["zmq", "nacl", "msgspec", "sqlite3", "asyncio", "prompt_toolkit", "zchat.member"]
     code = "import sys, zchat.ui.cli.main; print([m for m in sys.argv[1:] if m in sys.modules])"
     done = subprocess.run(

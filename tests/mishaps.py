@@ -224,7 +224,7 @@ def _forgets(_: str) -> None:
 @mishap("normal")
 def _normal(_: str) -> None:
     """A store that does not wait for the disk: what a power cut must find out."""
-    Access.ONE_WRITER._value_ = ("WAL", "NORMAL")
+    Access.ONE_WRITER._value_ = ("WAL", "NORMAL", "one writer")
 
 
 @mishap("years")

@@ -271,7 +271,7 @@ from pathlib import Path
 from zchat.files import take_lock
 
 print("asking", flush=True)
-take_lock(Path(sys.argv[1]), wait=True)
+take_lock(Path(sys.argv[1]), wait_s=float("inf"))
 print("held", flush=True)
 """
 

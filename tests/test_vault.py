@@ -288,6 +288,23 @@ def test_a_room_that_is_forgotten_is_gone_with_all_that_belongs_to_it(
     assert left == {OTHER.hex()}
 
 
+def test_of_a_room_that_is_forgotten_nothing_is_left_in_the_files(
+    vault: Vault, folder: Path
+) -> None:
+    """Neither in free pages nor in the log beside them. What stays is found by the same search."""
+    for tag in (TAG, OTHER):
+        vault.save_room(tag, RECORD)
+        vault.put(tag, [pending(vault.begin(tag), 1, f"of {tag.hex()}")])
+
+    def held(tag: bytes) -> int:
+        files = b"".join(path.read_bytes() for path in folder.glob("vault.db*"))
+        return files.count(tag) + files.count(f"of {tag.hex()}".encode())
+
+    assert (held(TAG) > 1, held(OTHER) > 1) == (True, True)
+    vault.forget_room(TAG)
+    assert (held(TAG), held(OTHER) > 1) == (0, True)
+
+
 def test_a_room_is_not_forgotten_while_a_process_is_in_it(vault: Vault, folder: Path) -> None:
     """Else what that process writes would wait for ever, and look like another device's."""
     vault.save_room(TAG, RECORD)

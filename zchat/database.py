@@ -13,8 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zchat.errors import StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
-from zchat.files import private_folder, storage_errors, sync_folder
+from zchat.errors import StoreBusy, StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
+from zchat.files import private_folder, storage_errors, sync_folder, take_lock
 
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 65_536
@@ -29,18 +29,19 @@ class Schema(NamedTuple):
 
 
 class Access(Enum):
-    """How a file is opened.
+    """How a file is opened: the mode of its log, how durable a commit is, who may write at once.
 
-    WAL with synchronous=FULL costs one fsync per commit, for files that one connection writes. A
-    rollback journal with EXTRA is for files of several: before 3.51.3, SQLite in WAL mode can lose
-    commits where several connections write or checkpoint. WAL with NORMAL is for what a server has,
-    too: a cut of power may take the last commits, and they are fetched again.
+    WAL with synchronous=FULL costs one fsync per commit. Before 3.51.3, SQLite in WAL mode can lose
+    commits where one connection starts a checkpoint while another one commits; so where several
+    processes write, a lock of ours lets one at a time commit, checkpoint or close. WAL with NORMAL
+    is for what a server has, too: a cut of power may take the last commits, and they are fetched
+    again.
     """
 
-    ONE_WRITER = ("WAL", "FULL")
-    REPLICA = ("WAL", "NORMAL")
-    SHARED = ("DELETE", "EXTRA")
-    READ_ONLY = ("", "")
+    ONE_WRITER = ("WAL", "FULL", "one writer")
+    REPLICA = ("WAL", "NORMAL", "one writer")
+    SHARED = ("WAL", "FULL", "in turn")
+    READ_ONLY = ("", "", "nobody")
 
 
 class Database:
@@ -48,6 +49,7 @@ class Database:
 
     def __init__(self, path: Path, schema: Schema, access: Access) -> None:
         self._path = path
+        self._in_turn = access is Access.SHARED
         self.read_only = access is Access.READ_ONLY
         with self.failures():
             self._connection = self._connect()
@@ -60,9 +62,11 @@ class Database:
     def _set_up(self, schema: Schema, access: Access) -> None:
         self._check_kind(schema)
         if not self.read_only:
-            journal, synchronous = access.value
-            self.execute(f"PRAGMA journal_mode={journal}")
+            journal, synchronous, _ = access.value
+            with self._turn():
+                self.execute(f"PRAGMA journal_mode={journal}")
             self.execute(f"PRAGMA synchronous={synchronous}")
+            self.execute("PRAGMA secure_delete=ON")
         self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     def _connect(self) -> sqlite3.Connection:
@@ -107,10 +111,16 @@ class Database:
     def execute_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         self._connection.executemany(statement, rows)
 
+    def _turn(self) -> contextlib.AbstractContextManager[object]:
+        """While this lasts no other process writes. Raises StoreBusy when that takes too long."""
+        if not self._in_turn:
+            return contextlib.nullcontext()
+        return take_lock(self._path, wait_s=_BUSY_TIMEOUT_S)
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it durably, or nothing."""
-        with self.failures():
+        """All of it durably, or nothing. Raises StoreBusy, and as `failures`."""
+        with self._turn(), self.failures():
             self.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -143,6 +153,11 @@ class Database:
                 raise StoreUnreadable(path=self._path, reason=reason) from None
             raise StoreTrouble(path=self._path, reason=reason) from None
 
+    def scrub(self) -> None:
+        """Leave nothing of what was deleted in the file or beside it, as far as SQLite can."""
+        with self._turn(), self.failures():
+            self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def copy_to(self, path: Path) -> None:
         """A whole and consistent copy, durable when this returns; `path` must not exist yet."""
         with storage_errors(path):
@@ -161,4 +176,9 @@ class Database:
         sync_folder(path.parent)
 
     def close(self) -> None:
-        self._connection.close()
+        """The last one to close a file checkpoints, so that takes its turn as well."""
+        try:
+            with self._turn():
+                self._connection.close()
+        except StoreBusy:  # who holds the lock has the file open: we are not the last
+            self._connection.close()

@@ -132,6 +132,12 @@ class BadPattern(BadInput):
     hint = "Without --regex, words are looked for as they are typed."
 
 
+class CommandTooSlow(BadInput):
+    """More comes in than {command!r} keeps up with: {count} things wait behind #{n}."""
+
+    hint = "Let it do its work in the background; go on with: zchat tail ROOM -f --after {n} ..."
+
+
 class Usage(BadInput):
     """{reason}."""
 
@@ -221,7 +227,7 @@ class StoreFull(StoreTrouble):
 class StoreBusy(StoreTrouble):
     """{path} is in use by another process."""
 
-    hint = "One server at a time for one store; stop the other one first."
+    hint = "One process at a time; end the other one first."
 
 
 class StoreEmpty(StoreTrouble):

@@ -6,13 +6,16 @@ Rules of this file: the standard library only; what fails leaves as one of our o
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from zchat.errors import StoreBusy, StoreFull, StoreTrouble
 
+_LOCK_POLL_S = 0.001
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -44,7 +47,7 @@ def write_private(path: Path, content: bytes) -> None:
 def make_once(path: Path, content: bytes) -> bytes:
     """What `path` holds; `content` if it did not exist. Two processes at once agree."""
     private_folder(path.parent)
-    with take_lock(path, wait=True), storage_errors(path):
+    with take_lock(path, wait_s=math.inf), storage_errors(path):
         if not path.exists():
             write_private(path, content)
         return path.read_bytes()
@@ -75,21 +78,30 @@ class Lock(contextlib.AbstractContextManager["Lock"]):
         self.release()
 
 
-def take_lock(path: Path, *, wait: bool = False) -> Lock:
+def take_lock(path: Path, *, wait_s: float = 0.0) -> Lock:
     """Lock `path` by the file `path.lock` beside it.
 
-    Raises StoreBusy where another process holds it and `wait` is False.
+    Raises StoreBusy where another process holds it for longer than `wait_s` from now.
     """
+    until = time.monotonic() + wait_s
     with storage_errors(path):
         descriptor = os.open(lock_file(path), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BaseException as error:
+            while not _locked(descriptor):
+                if time.monotonic() >= until:
+                    raise StoreBusy(path=path)
+                time.sleep(_LOCK_POLL_S)
+        except BaseException:
             os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                raise StoreBusy(path=path) from None
             raise
     return Lock(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def lock_file(path: Path) -> Path:

@@ -5,6 +5,7 @@ only if it is needed; whether its keys are the known room's is told from the vau
 """
 
 import getpass
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -126,7 +127,7 @@ class Profile:
         """Half a second and 256 MiB, one at a time on this profile."""
         canonical = canonical_passphrase(passphrase)
         private_folder(self.home)
-        with take_lock(self.home / "argon2id", wait=True):
+        with take_lock(self.home / "argon2id", wait_s=math.inf):
             return RoomKeys(derive_root(canonical, invite.origin.salt(invite.room)))
 
 

@@ -276,6 +276,7 @@ class Vault:
             with self._db.transaction():
                 for table in ("rooms", "outbox", "incarnations", "judgements"):
                     self._db.execute(f"DELETE FROM {table} WHERE tag = ?", (tag,))  # noqa: S608
+            self._db.scrub()
             for path in replica.parent.glob(f"{tag.hex()}.*"):
                 path.unlink(missing_ok=True)
 

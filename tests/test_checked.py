@@ -233,7 +233,8 @@ def test_what_was_checked_is_there_again_after_a_restart(ledger: Ledger, reader:
 
 
 def _forged(ledger: Ledger) -> tuple[bytes, ...]:
-    return (ledger.births[0][:-1] + b"\0",)
+    birth = ledger.births[0]
+    return (birth[:-1] + bytes([birth[-1] ^ 1]),)
 
 
 def _of_another_room(ledger: Ledger) -> tuple[bytes, ...]:

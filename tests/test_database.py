@@ -16,8 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from zchat.database import Access, Database, Schema
-from zchat.errors import StoreBusy, StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
+from zchat.database import Access, Database, Migration, Schema
+from zchat.errors import (
+    StoreBusy,
+    StoreEmpty,
+    StoreFull,
+    StoreOlder,
+    StoreTrouble,
+    StoreUnreadable,
+)
 from zchat.files import take_lock
 
 HERE = Path(__file__).parent.parent
@@ -235,6 +242,200 @@ def test_a_file_that_can_be_read_only_cannot_be_written(path: Path) -> None:
     with pytest.raises(StoreTrouble, match="readonly"), reader.transaction():
         reader.execute(INSERT, ("word",))
     reader.close()
+
+
+# ---- older files ----
+
+
+def twice_as_loud(database: Database) -> None:
+    """A change that no single statement says; with so little memory, half of it is in the file."""
+    database.execute("PRAGMA cache_size = 1")
+    for number, word in enumerate(words(database), 1):
+        database.execute("UPDATE words SET word = ? WHERE rowid = ?", (word * 2, number))
+
+
+NEWER = Schema(
+    application_id=SCHEMA.application_id,
+    version=9,
+    tables="CREATE TABLE words (word TEXT, said INTEGER NOT NULL DEFAULT 0) STRICT;\n"
+    "CREATE INDEX words_word ON words(word);\n",
+    migrations=(
+        Migration(8, 9, twice_as_loud),
+        Migration(7, 8, ("ALTER TABLE words ADD COLUMN said INTEGER NOT NULL DEFAULT 0",)),
+    ),
+)
+OLD = [f"{number} " + "x" * 9_000 for number in range(8)]
+
+
+def an_older_file(path: Path, access: Access) -> None:
+    database = Database(path, SCHEMA, access)
+    with database.transaction():
+        database.execute_many(INSERT, [(word,) for word in OLD])
+    database.close()
+
+
+def all_in(path: Path, schema: Schema) -> list[str]:
+    database = Database(path, schema, Access.READ_ONLY)
+    try:
+        return words(database)
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("access", WRITING)
+def test_an_older_file_is_brought_up_and_kept_as_it_was(
+    path: Path, access: Access, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By all migrations in order, in whatever order they stand; it is said once."""
+    an_older_file(path, access)
+    for _ in range(2):
+        database = Database(path, NEWER, access)
+        assert words(database) == [word * 2 for word in OLD]
+        assert database.execute("SELECT sum(said) FROM words").fetchone() == (0,)
+        database.close()
+    kept = path.with_name("test.db.v7")
+    assert all_in(kept, SCHEMA) == OLD
+    assert mode(kept) == 0o600
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{path} was brought from schema 7 to 9; as it was, it is kept as test.db.v7"]
+    with pytest.raises(StoreUnreadable, match="it has schema 9, this version reads 7"):
+        Database(path, SCHEMA, access)
+
+
+def test_a_file_that_was_brought_up_has_the_tables_of_a_new_one(path: Path) -> None:
+    an_older_file(path, Access.SHARED)
+    fresh = path.with_name("fresh.db")
+    for made in (path, fresh):
+        Database(made, NEWER, Access.SHARED).close()
+    columns = (
+        "SELECT m.name, c.name, c.type, c.pk FROM sqlite_master m, pragma_table_xinfo(m.name) c"
+    )
+    held = []
+    for made in (path, fresh):
+        database = Database(made, NEWER, Access.READ_ONLY)
+        held.append(database.execute(columns).fetchall())
+        database.close()
+    assert held[0] == held[1]
+
+
+def test_who_may_only_read_an_older_file_says_who_brings_it_up_and_leaves_it(path: Path) -> None:
+    """Unless it does not look at tables: a copy of it can be made."""
+    an_older_file(path, Access.SHARED)
+    before = path.read_bytes()
+    with pytest.raises(StoreOlder, match="has schema 7, and this program reads 9"):
+        Database(path, NEWER, Access.READ_ONLY)
+    reader = Database(path, NEWER, Access.READ_ONLY, older_too=True)
+    reader.copy_to(path.with_name("copy.db"))
+    reader.close()
+    assert all_in(path.with_name("copy.db"), SCHEMA) == OLD
+    assert path.read_bytes() == before
+    for schema in (NEWER._replace(migrations=()), NEWER._replace(migrations=NEWER.migrations[:1])):
+        for access in Access:
+            with pytest.raises(StoreUnreadable, match="it has schema 7, this version reads 9"):
+                Database(path, schema, access, older_too=True)
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_changes_nothing_and_can_be_tried_again(path: Path) -> None:
+    an_older_file(path, Access.SHARED)
+    broken = ("ALTER TABLE words ADD COLUMN said INTEGER", "INSERT INTO songs VALUES (1)")
+    with pytest.raises(StoreTrouble, match="no such table: songs"):
+        Database(path, NEWER._replace(migrations=(Migration(7, 9, broken),)), Access.SHARED)
+    assert all_in(path, SCHEMA) == OLD
+    Database(path, NEWER, Access.SHARED).close()
+    assert all_in(path, NEWER) == [word * 2 for word in OLD]
+
+
+BROUGHT_UP_AND_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from zchat.database import Access, Database
+from tests.test_database import NEWER, OLD, SCHEMA, all_in, an_older_file
+
+class Dying(Database):
+    left = int(0)
+
+    def execute(self, statement, values=()):
+        Dying.left -= 1
+        if not Dying.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(statement, values)
+
+path, access = Path(sys.argv[1]), Access[sys.argv[2]]
+for moment in range(1, 200):
+    for left in path.parent.glob("*"):
+        left.unlink()
+    an_older_file(path, access)
+    child = os.fork()
+    if not child:
+        Dying.left = moment
+        Dying(path, NEWER, access).close()
+        os._exit(0)
+    done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    Database(path, NEWER, access).close()
+    assert all_in(path, NEWER) == [word * 2 for word in OLD], moment
+    assert all_in(path.with_name("test.db.v7"), SCHEMA) == OLD, moment
+    if not done:
+        print(moment)
+        break
+"""
+
+
+@pytest.mark.parametrize("access", [Access.ONE_WRITER, Access.SHARED])
+def test_a_death_at_any_statement_of_a_migration_leaves_the_old_file_or_the_new(
+    path: Path, access: Access
+) -> None:
+    """The next program brings it up, and what is kept is whole."""
+    path.parent.mkdir()
+    statements = int(finished(python(BROUGHT_UP_AND_KILLED, path, access.name)))
+    assert statements > len(OLD)
+
+
+def test_a_full_disk_keeps_an_older_file_as_it_is(path: Path) -> None:
+    """There is no space for the copy, so nothing is changed."""
+    an_older_file(path, Access.SHARED)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from tests.test_database import NEWER, Access, Database, StoreFull\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    Database(Path(sys.argv[1]), NEWER, Access.SHARED)\n"
+        "except StoreFull as error:\n"
+        "    print(error)\n"
+    )
+    assert "test.db.v7" in finished(python(code, path))
+    assert all_in(path, SCHEMA) == OLD
+    assert not list(path.parent.glob("*.v7*"))
+
+
+def test_processes_that_find_a_shared_file_older_bring_it_up_once(path: Path) -> None:
+    an_older_file(path, Access.SHARED)
+    code = (
+        "import sys; from pathlib import Path; sys.stdin.read(1)\n"
+        "from tests.test_database import NEWER, Access, Database\n"
+        "Database(Path(sys.argv[1]), NEWER, Access.SHARED).close()\n"
+    )
+    processes = [python(code, path) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert "".join(said).count("was brought from schema 7 to 9") == 1
+    assert all_in(path, NEWER) == [word * 2 for word in OLD]
+
+
+def test_who_has_a_shared_file_open_writes_nothing_once_a_newer_program_brought_it_up(
+    path: Path,
+) -> None:
+    older = Database(path, SCHEMA, Access.SHARED)
+    Database(path, NEWER, Access.SHARED).close()
+    says = "it has schema 9, this version reads 7"
+    with pytest.raises(StoreUnreadable, match=says), older.transaction():
+        raise AssertionError("it began")
+    older.close()
+    assert all_in(path, NEWER) == []
 
 
 # ---- transactions ----

@@ -1,23 +1,42 @@
 """One way to open a SQLite file: whose it is, which version, how durable, and how it fails.
 
-Rules of this file: what is committed is durable when `transaction` ends; an error of SQLite leaves
-as StoreFull (try again later), StoreEmpty (nothing to read yet), StoreUnreadable (not ours, or
-damaged) or StoreTrouble (stop).
+Rules of this file: what is committed is durable when `transaction` ends; a file of an older schema
+is copied before it is changed, and changed in one transaction; an error of SQLite leaves as
+StoreFull (try again later), StoreEmpty (nothing to read yet), StoreOlder (to be brought up first),
+StoreUnreadable (not ours, or damaged) or StoreTrouble (stop).
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zchat.errors import StoreBusy, StoreEmpty, StoreFull, StoreTrouble, StoreUnreadable
+from zchat.errors import (
+    StoreBusy,
+    StoreEmpty,
+    StoreFull,
+    StoreOlder,
+    StoreTrouble,
+    StoreUnreadable,
+)
 from zchat.files import private_folder, storage_errors, sync_folder, take_lock
 
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 65_536
+
+logger = logging.getLogger("zchat.store")
+
+
+class Migration(NamedTuple):
+    """From one version of a schema to a newer one: statements, or a function that executes them."""
+
+    older: int
+    newer: int
+    change: "tuple[str, ...] | Callable[[Database], None]"
 
 
 class Schema(NamedTuple):
@@ -26,6 +45,18 @@ class Schema(NamedTuple):
     application_id: int
     version: int
     tables: str
+    migrations: tuple[Migration, ...] = ()
+
+    def way_from(self, version: int) -> tuple[Migration, ...]:
+        """The migrations from an older version to this one, in order; none if they do not lead."""
+        way: list[Migration] = []
+        while version < self.version:
+            step = next((m for m in self.migrations if m.older == version < m.newer), None)
+            if step is None:
+                return ()
+            way.append(step)
+            version = step.newer
+        return tuple(way) if version == self.version else ()
 
 
 class Access(Enum):
@@ -45,10 +76,17 @@ class Access(Enum):
 
 
 class Database:
-    """A SQLite file of ours. Made on first use unless opened read-only."""
+    """A SQLite file of ours, made on first use and brought up to its schema, unless read-only.
 
-    def __init__(self, path: Path, schema: Schema, access: Access) -> None:
+    Read-only an older one is StoreOlder, unless `older_too`: then its tables are not looked at.
+    """
+
+    def __init__(
+        self, path: Path, schema: Schema, access: Access, *, older_too: bool = False
+    ) -> None:
         self._path = path
+        self._older_too = older_too
+        self._version = 0
         self._in_turn = access is Access.SHARED
         self.read_only = access is Access.READ_ONLY
         with self.failures():
@@ -67,6 +105,8 @@ class Database:
                 self.execute(f"PRAGMA journal_mode={journal}")
             self.execute(f"PRAGMA synchronous={synchronous}")
             self.execute("PRAGMA secure_delete=ON")
+        if access is Access.SHARED:  # another process, of another version, may bring it further
+            self._version = schema.version
         self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     def _connect(self) -> sqlite3.Connection:
@@ -76,7 +116,9 @@ class Database:
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             elif not self._path.exists():
                 raise StoreEmpty(path=self._path)
-        mode = "ro" if self.read_only else "rw"
+        return self._connection_of("ro" if self.read_only else "rw")
+
+    def _connection_of(self, mode: str) -> sqlite3.Connection:
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
 
@@ -85,13 +127,60 @@ class Database:
             if self.read_only:
                 raise StoreEmpty(path=self._path)
             self._make(schema)
-        (version,) = self.execute("PRAGMA user_version").fetchone()
         (application_id,) = self.execute("PRAGMA application_id").fetchone()
         if application_id != schema.application_id:
             raise StoreUnreadable(path=self._path, reason="it is another program's file")
-        if version != schema.version:
-            reason = f"it has schema {version}, this version reads {schema.version}"
-            raise StoreUnreadable(path=self._path, reason=reason)
+        if not self.read_only:
+            self._bring_up(schema)
+        version = self._present_version()
+        if version == schema.version:
+            return
+        if not schema.way_from(version):
+            raise self._of_another_version(version, schema.version)
+        if not self._older_too:
+            raise StoreOlder(path=self._path, version=version, newer=schema.version)
+
+    def _present_version(self) -> int:
+        return int(self.execute("PRAGMA user_version").fetchone()[0])
+
+    def _of_another_version(self, version: int, ours: int) -> StoreUnreadable:
+        reason = f"it has schema {version}, this version reads {ours}"
+        return StoreUnreadable(path=self._path, reason=reason)
+
+    def _bring_up(self, schema: Schema) -> None:
+        """Migrate an older file in one transaction, behind a copy: a death leaves old or new.
+
+        The transaction begins before the copy, so nobody writes what the copy would not hold.
+        """
+        version = self._present_version()
+        if not schema.way_from(version):
+            return
+        kept = self._path.with_name(f"{self._path.name}.v{version}")
+        with self.transaction():
+            if self._present_version() != version:  # another process was faster
+                return
+            self._keep_as(kept)
+            for migration in schema.way_from(version):
+                self._change(migration)
+            self.execute(f"PRAGMA user_version = {schema.version}")
+        said = "%s was brought from schema %d to %d; as it was, it is kept as %s"
+        logger.warning(said, self._path, version, schema.version, kept.name)
+
+    def _keep_as(self, kept: Path) -> None:
+        """A copy of what is committed; one of an attempt that was broken off is replaced."""
+        draft = kept.with_name(f"{kept.name}.draft")
+        with storage_errors(kept), contextlib.closing(self._connection_of("ro")) as committed:
+            draft.unlink(missing_ok=True)
+            _copy(committed, draft)
+            draft.replace(kept)
+            sync_folder(kept.parent)
+
+    def _change(self, migration: Migration) -> None:
+        if callable(migration.change):
+            migration.change(self)
+            return
+        for statement in migration.change:
+            self.execute(statement)
 
     def _is_empty(self) -> bool:
         return not self.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -123,6 +212,8 @@ class Database:
         with self._turn(), self.failures():
             self.execute("BEGIN IMMEDIATE")
             try:
+                if self._version and self._present_version() != self._version:
+                    raise self._of_another_version(self._present_version(), self._version)
                 yield
                 self.execute("COMMIT")
             except BaseException:
@@ -144,11 +235,9 @@ class Database:
         try:
             yield
         except (sqlite3.Error, MemoryError) as error:  # a mangled length asks for all memory
-            name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-            reason = f"{' '.join(str(error).split()) or 'no memory'} ({name})"
-            # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
-            if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
-                raise StoreFull(path=self._path, reason=reason) from None
+            if _no_space(error):
+                raise StoreFull(path=self._path, reason=_no_space(error)) from None
+            name, reason = getattr(error, "sqlite_errorname", ""), _reason(error)
             if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
                 raise StoreUnreadable(path=self._path, reason=reason) from None
             raise StoreTrouble(path=self._path, reason=reason) from None
@@ -160,19 +249,8 @@ class Database:
 
     def copy_to(self, path: Path) -> None:
         """A whole and consistent copy, durable when this returns; `path` must not exist yet."""
-        with storage_errors(path):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        try:
-            with self.failures(), contextlib.closing(sqlite3.connect(path)) as copy:
-                self._connection.backup(copy, pages=1_024, sleep=0.01)
-                copy.execute("PRAGMA journal_mode=DELETE")
-            with path.open("rb") as written, storage_errors(path):
-                os.fsync(written.fileno())
-        except BaseException as error:
-            path.unlink(missing_ok=True)
-            if isinstance(error, StoreFull):  # it is the copy that has no space
-                raise StoreFull(path=path, reason=error.facts["reason"]) from None
-            raise
+        with self.failures():
+            _copy(self._connection, path)
         sync_folder(path.parent)
 
     def close(self) -> None:
@@ -182,3 +260,36 @@ class Database:
                 self._connection.close()
         except StoreBusy:  # who holds the lock has the file open: we are not the last
             self._connection.close()
+
+
+def _copy(source: sqlite3.Connection, path: Path) -> None:
+    """Copy a database to a file that does not exist yet, and sync it.
+
+    Raises StoreFull where the copy has no space, and errors of SQLite as they are.
+    """
+    with storage_errors(path):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            source.backup(copy, pages=1_024, sleep=0.01)
+            copy.execute("PRAGMA journal_mode=DELETE")
+        with path.open("rb") as written, storage_errors(path):
+            os.fsync(written.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        reason = _no_space(error)
+        if reason:
+            raise StoreFull(path=path, reason=reason) from None
+        raise
+
+
+def _no_space(error: BaseException) -> str:
+    """What SQLite says where there is no space; empty where it says something else."""
+    name = getattr(error, "sqlite_errorname", "")
+    # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
+    return _reason(error) if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE") else ""
+
+
+def _reason(error: BaseException) -> str:
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    return f"{' '.join(str(error).split()) or 'no memory'} ({name})"

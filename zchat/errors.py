@@ -138,6 +138,12 @@ class CommandTooSlow(BadInput):
     hint = "Let it do its work in the background; go on with: zchat tail ROOM -f --after {n} ..."
 
 
+class FileInTheWay(BadInput):
+    """{path} is there already."""
+
+    hint = "Say --force to write over it, or give it another name."
+
+
 class Usage(BadInput):
     """{reason}."""
 
@@ -151,6 +157,12 @@ class NeedsTerminal(Usage):
         "Use --passphrase-file FILE, --passphrase-fd N or ZCHAT_PASSPHRASE_FILE=FILE; or keep the "
         "room's key here, once, from a terminal: `zchat join --room ROOM --remember`."
     )
+
+
+class TextsUnchecked(Usage):
+    """What is said in {path} was not checked: that needs the passphrase of {room!r}."""
+
+    hint = "Use --passphrase-file FILE or --passphrase-fd N, or a profile that remembers the room."
 
 
 # ---- The network and this machine ----
@@ -249,6 +261,12 @@ class StoreUnreadable(StoreTrouble):
     hint = "Was it damaged or written by another version? Keep a copy before you do anything."
 
 
+class StoreOlder(StoreUnreadable):
+    """{path} has schema {version}, and this program reads {newer}; nobody has written it since."""
+
+    hint = "The next `zchat broker` or `zchat join` brings it up to date, and keeps a copy."
+
+
 # ---- Secrets ----
 
 
@@ -266,6 +284,13 @@ class EmptyRoom(ZchatError):
     hint = "Check the words. If an empty room is what you mean, say --new."
 
 
+class NotItsPassphrase(ZchatError):
+    """Not the passphrase of {path}."""
+
+    exit_code = Exit.WRONG_SECRET
+    hint = "Check the words; a changed byte at the beginning of the file would look the same."
+
+
 # ---- The server's faults ----
 
 
@@ -280,6 +305,12 @@ class WrongLogKey(ServerFault):
     """The server at {address} shows another log key than the invite. Nothing was sent."""
 
     hint = "Ask for a fresh invite by a way you trust; if it is the same, do not use this server."
+
+
+class ExportAccuses(ServerFault):
+    """{path} holds, and shows that the server contradicted itself: {text}."""
+
+    hint = "Ask the others what they see; `zchat tail ROOM --all` says what your profile knows."
 
 
 class BadEvidence(ZchatError):

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from zchat.database import Access
+from zchat.database import Access, Database
 from zchat.errors import StoreTrouble
 from zchat.files import storage_errors, sync_folder, take_lock
-from zchat.log.sqlite import SqliteLog
+from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.protocol.ledger import Genesis, LogKey, chain
 from zchat.protocol.limits import MAX_LINEAGE
 
@@ -34,11 +34,11 @@ def backup(store: Path, target: Path) -> None:
     """Copy a store to a file that does not exist, beside a running broker. Raises StoreTrouble."""
     if target.exists():
         raise StoreTrouble(path=target, reason="it exists already; a backup replaces nothing")
-    log = SqliteLog(store, Access.READ_ONLY)
+    database = Database(store, SCHEMA, Access.READ_ONLY, older_too=True)
     try:
-        log.copy_to(target)
+        database.copy_to(target)
     finally:
-        log.close()
+        database.close()
 
 
 def restore(store: Path, source: Path, key: LogKey, randomness: Callable[[int], bytes]) -> Restored:
@@ -55,7 +55,8 @@ def restore(store: Path, source: Path, key: LogKey, randomness: Callable[[int], 
         with storage_errors(store):
             draft.rename(store)
             sync_folder(store.parent)
-        draft.with_name(f"{draft.name}.lock").unlink(missing_ok=True)
+        for beside in draft.parent.glob(f"{draft.name}.*"):  # its lock; of an older one, a copy
+            beside.unlink()
     return Restored(rooms, entries, aside)
 
 

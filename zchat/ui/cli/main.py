@@ -77,6 +77,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "Show and check settings, and write files to change them in.",
         ),
         "completion": ("manual:completion", "Print the completion script of a shell."),
+        "man": ("man:man", "Write manual pages, one for each command."),
         "help": (
             "manual:help_topic",
             "Explain a TOPIC, such as exit codes, trust or scripting.",

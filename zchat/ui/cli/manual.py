@@ -1,4 +1,7 @@
-"""`zchat help TOPIC` and `zchat completion SHELL`: what is looked up, what is installed once."""
+"""`zchat help TOPIC` and `zchat completion SHELL`: what is looked up, what is installed once.
+
+Rules of this file: a topic is paragraphs; what looks like a table is one, in `zchat man`, too.
+"""
 
 import click
 from click.shell_completion import get_completion_class
@@ -6,7 +9,7 @@ from click.shell_completion import get_completion_class
 from zchat.errors import NoMatch
 from zchat.ui.cli.common import data
 
-_TOPICS = {
+TOPICS = {
     "exit-codes": """\
 0    done
 1    something you can mend: the input, a name, a file, a room that is not known
@@ -16,8 +19,10 @@ _TOPICS = {
 5    refused by a limit of the server
 6    no answer in time; what you sent is kept in the outbox
 7    wrong passphrase (an empty room), or a store that cannot be read
+8    the server's store failed while it ran (zchat broker)
 70   a bug of ours; a report is kept in a file
-130  interrupted      143  terminated""",
+130  interrupted
+143  terminated""",
     "json": """\
 One object a line, ASCII only, fields added but never changed under "v": 1.
 
@@ -82,11 +87,11 @@ def help_topic(topic: str | None) -> None:
         zchat help trust
     """
     if topic is None:
-        data("Topics: " + ", ".join(_TOPICS) + ". Commands: zchat --help")
+        data("Topics: " + ", ".join(TOPICS) + ". Commands: zchat --help")
         return
-    if topic not in _TOPICS:
-        raise NoMatch(reason=f"there is no topic {topic!r}; there are {', '.join(_TOPICS)}")
-    data(_TOPICS[topic])
+    if topic not in TOPICS:
+        raise NoMatch(reason=f"there is no topic {topic!r}; there are {', '.join(TOPICS)}")
+    data(TOPICS[topic])
 
 
 @click.command()

@@ -142,7 +142,9 @@ def test(arguments: list[str]) -> None:
         run("pytest", *arguments)
         return
     run("coverage", "erase")
-    run("coverage", "run", "-m", "pytest", "-n", "2", "--dist", "worksteal")
+    # One worker more than cores: many a test waits for processes that wait.
+    workers = str((os.cpu_count() or 1) + 1)
+    run("coverage", "run", "-m", "pytest", "-n", workers, "--dist", "worksteal")
     run("coverage", "combine", "-q")
     run("coverage", "report", "--skip-empty")
 

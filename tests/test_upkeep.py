@@ -176,7 +176,7 @@ def test_sighup_reads_the_settings_again(here: World) -> None:
     here.broker.expect_note("settings were read again")
     bob.type("am I still here?\n")
     bob.expect_note("offline since")
-    assert here.run("alice", "send", "lobby", "two").returncode == 3
+    assert here.run("alice", "send", "lobby", "two", "--timeout", "1").returncode == 3
     settings.write_text("")
     here.broker.process.send_signal(signal.SIGHUP)
     bob.expect(r"am I still here\?$", patience_s=60)

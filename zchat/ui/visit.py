@@ -100,7 +100,8 @@ class Visit:
     @property
     def _patience_s(self) -> float:
         """How long to wait for a connection."""
-        return _CONNECT_PATIENCE_S if self.offline_reason else _SILENT_PATIENCE_S
+        usual_s = _CONNECT_PATIENCE_S if self.offline_reason else _SILENT_PATIENCE_S
+        return min(usual_s, self.config.timeout_s)
 
     @property
     def address(self) -> str:

@@ -168,6 +168,11 @@ class Client:
         for room in self._rooms:
             room.close()
 
+    @property
+    def waiting(self) -> int:
+        """How many events were not asked for yet."""
+        return self._events.qsize()
+
     async def next_event(self, patience_s: float | None = None) -> Event | None:
         """What happened next; None if nothing did in the given time.
 

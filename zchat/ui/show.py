@@ -99,7 +99,7 @@ def refusal_lines(says: ServerSays) -> list[str]:
 def row_json(room: str, row: Row) -> str:
     """One JSON object."""
     if isinstance(row, Message):
-        return safe_json(_message_fields(room, row))
+        return message_json(room, row)
     fields: dict[str, object] = {"v": JSON_VERSION, "room": room}
     if isinstance(row, Notice):
         fields |= {"n": row.n, "kind": "notice", "state": str(row.state), "text": row.text}
@@ -113,7 +113,13 @@ def row_json(room: str, row: Row) -> str:
     return safe_json(fields)
 
 
-def _message_fields(room: str, message: Message) -> dict[str, object]:
+def message_json(room: str, message: Message) -> str:
+    """A message as one JSON object."""
+    return safe_json(message_fields(room, message))
+
+
+def message_fields(room: str, message: Message) -> dict[str, object]:
+    """A message for scripts."""
     return {
         "v": JSON_VERSION,
         "room": room,
@@ -121,6 +127,7 @@ def _message_fields(room: str, message: Message) -> dict[str, object]:
         "id": message.id.hex(),
         "sender": message.sender.hex(),
         "name": message.name,
+        "own": message.own,
         "verified": message.verified,
         "sent_at": iso_time(message.sent_at_ms),
         "received_at": iso_time(message.arrived_ms),

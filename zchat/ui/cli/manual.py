@@ -72,6 +72,21 @@ Then, without one:       make 2>&1 | zchat send ops
 
 send ends with 0 only once the server has signed for everything; what it could not send stays in
 the outbox and goes out with the next send or join. Data is on stdout, words for people on stderr.
+
+A command for each message:   zchat tail ops -f --others --exec ./bot.sh
+It is split as a shell would split it, and started without one. On its stdin is the text (with
+--json the whole object), in its environment every other field of zchat help json:
+  MESSAGE_ROOM MESSAGE_N MESSAGE_ID MESSAGE_KIND MESSAGE_STATUS MESSAGE_REPLY_TO
+  MESSAGE_SENT_AT MESSAGE_RECEIVED_AT
+  MESSAGE_SENDER (a key)   MESSAGE_NAME (anybody can take any name)
+  MESSAGE_VERIFIED MESSAGE_OWN (1 or 0)
+One runs at a time, in log order. One that is missing, fails, or takes longer than --exec-timeout
+is told on stderr, and the next message has its turn; without -f the end is then exit 1. It runs
+for what comes from now on; a bot that keeps the last MESSAGE_N goes on with --after N.
+--others leaves out your own messages, so that a bot does not answer itself. An echo:
+    zchat tail ops -f --others --exec 'zchat send ops --whole -'
+(Two such bots in one room answer each other for ever.)
+
 Topics: exit-codes, json, environment.""",
 }
 

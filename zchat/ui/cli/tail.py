@@ -1,69 +1,116 @@
 """`zchat tail`: read a room from a script."""
 
+import os
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import click
 
-from zchat.errors import ServerFault, Unreachable
+from zchat.errors import CommandTooSlow, Exit, ServerFault, Unreachable, Usage
 from zchat.member.profile import Opened
 from zchat.member.rows import Connection, Here, Message, Notice, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
-from zchat.ui.cli.common import config_for, data, json_option, run, say, show_progress
+from zchat.ui.cli.common import (
+    ReaderGone,
+    config_for,
+    data,
+    json_option,
+    note,
+    run,
+    say,
+    show_progress,
+)
+from zchat.ui.each import Each, OutputGone
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
 from zchat.ui.show import message_line, other_line, row_json
 from zchat.ui.visit import History, Visit, is_text
+
+_EXEC_TIMEOUT_S = 60.0
+_MOST_WAITING = 10_000  # events, while a command runs: they are held in memory
+
+
+class _Wish(NamedTuple):
+    """What is to be shown, and how."""
+
+    follow: bool
+    since: str | None
+    after: int | None
+    last: int | None
+    others: bool
+    everything: bool
+    as_json: bool
+    command: str | None
+    exec_timeout: float | None
+
+    @property
+    def most(self) -> int | None:
+        """How many messages of those that are there already; None: all that are wanted."""
+        if self.last is not None:
+            return self.last
+        if self.since is not None or self.after is not None:
+            return None
+        # A command that is started again must not do everything again.
+        return 0 if self.command is not None and self.follow else config_for().history
 
 
 @click.command()
 @room_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until interrupted.")
 @click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
+@click.option("--after", type=click.IntRange(min=0), metavar="N", help="What stands behind #N.")
 @click.option(
     "--last", type=click.IntRange(min=0), metavar="N", help="The last N messages (1,000)."
 )
+@click.option("--others", is_flag=True, help="Only what others said.")
 @click.option("--all", "everything", is_flag=True, help="Joins, gaps and notices, too.")
+@click.option(
+    "--exec", "command", metavar="CMD", help="Run CMD for each message, its text on stdin."
+)
+@click.option(
+    "--exec-timeout",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="S",
+    help="End a CMD that takes longer than S seconds (60).",
+)
 @json_option
 @access_options
-def tail(
-    room: str,
-    since: str | None,
-    last: int | None,
-    access: Access,
-    *,
-    follow: bool,
-    everything: bool,
-    as_json: bool,
-) -> int:
+def tail(room: str, access: Access, **options: Any) -> int:
     """Print a room's messages.
 
     ROOM is a room known here, or an invite. Prints all it can, then ends with 4 if the server
-    contradicted itself, 3 if it could not be reached.
+    contradicted itself, 3 if it could not be reached. `zchat help json` explains the objects of
+    --json.
 
-    With --json every object has v (1), room and kind. Messages: n, id, sender (key), name,
-    verified, sent_at, received_at, kind (text, unknown, unreadable), text, reply_to, status
-    (stored, late, clock, unreadable). With --all also: notice (n, state, text, blame), join (n,
-    sender, name, verified), here and left (sender, name). Fields may be added; none is changed.
+    --exec runs CMD instead of printing, one at a time and in order; see `zchat help scripting`.
+    With -f it runs for what comes from now on, unless --after, --since or --last say more.
 
     \b
         zchat tail ops --since 2d
         zchat tail ops -f --json | jq -r .text
+        zchat tail ops -f --others --exec ./answer.sh
     """
-    oldest_ms = since_ms(since) if since else 0
+    wish = _Wish(**options)
+    if wish.exec_timeout is not None and wish.command is None:
+        raise Usage(reason="--exec-timeout S goes with --exec CMD")
+    oldest_ms = since_ms(wish.since) if wish.since else 0
     opened = open_room(room, access)
-    show = _Shower(opened.record.room, as_json=as_json)
-    wanted = _wanted(oldest_ms, everything=everything)
-    most = last if last is not None else None if since else config_for().history
-    history = History(most, wanted)
-    return run(_tail(opened, history, wanted, show, follow=follow, new=access.new))
+    shower = _Runner(opened.record.room, wish) if wish.command else _Shower(opened, wish)
+    return run(_tail(opened, wish, _wanted(wish, oldest_ms), shower, new=access.new))
 
 
-def _wanted(oldest_ms: int, *, everything: bool) -> Callable[[Row], bool]:
+def _wanted(wish: _Wish, oldest_ms: int) -> Callable[[Row], bool]:
     def wanted(row: Row) -> bool:
+        if is_fault(row):
+            return True
+        if isinstance(row, Message) and row.own and wish.others:
+            return False
+        if not isinstance(row, Here) and 0 < row.n <= (wish.after or 0):
+            return False
         if is_text(row):
             assert isinstance(row, Message)
             return row.sent_at_ms >= oldest_ms
-        return everything or is_fault(row)
+        return wish.everything
 
     return wanted
 
@@ -71,42 +118,70 @@ def _wanted(oldest_ms: int, *, everything: bool) -> Callable[[Row], bool]:
 class _Shower:
     """Prints rows in one of two ways."""
 
-    def __init__(self, room: str, *, as_json: bool) -> None:
-        self._room = room
-        self._as_json = as_json
+    has_failed = False
 
-    def __call__(self, row: Row) -> None:
+    def __init__(self, opened: Opened, wish: _Wish) -> None:
+        self._room = opened.record.room
+        self._as_json = wish.as_json
+
+    async def show(self, row: Row, waiting: int) -> None:
         if self._as_json:
             data(row_json(self._room, row))
         else:
             data(message_line(row) if isinstance(row, Message) else other_line(row))
 
 
+class _Runner:
+    """Runs a command for each message; what is none is for people."""
+
+    def __init__(self, room: str, wish: _Wish) -> None:
+        assert wish.command is not None
+        timeout_s = wish.exec_timeout or _EXEC_TIMEOUT_S
+        self._each = Each(wish.command, room, say, timeout_s, as_json=wish.as_json)
+
+    @property
+    def has_failed(self) -> bool:
+        return self._each.has_failed
+
+    async def show(self, row: Row, waiting: int) -> None:
+        """Raises ReaderGone, and CommandTooSlow where too much waits behind this row."""
+        if not isinstance(row, Message):
+            note(other_line(row))
+            return
+        try:
+            await self._each.run(row, os.environ)
+        except OutputGone:
+            raise ReaderGone from None
+        if waiting > _MOST_WAITING:
+            raise CommandTooSlow(command=self._each.command, count=waiting, n=row.n)
+
+
 async def _tail(
     opened: Opened,
-    history: History,
+    wish: _Wish,
     wanted: Callable[[Row], bool],
-    show: Callable[[Row], None],
+    shower: _Shower | _Runner,
     *,
-    follow: bool,
     new: bool,
 ) -> int:
+    history = History(wish.most, wanted)
     async with Visit(opened, config_for()) as visit:
         await visit.arrive(history, show_progress)
         visit.settle_in(may_be_empty=new, may_be_weak=True)
-        for row in history:
-            show(row)
-        if follow:
+        if wish.follow:
             visit.client.beat(visit.room.tag)
-            await _follow(visit, wanted, show)
+        for row in history:
+            await shower.show(row, visit.client.waiting)
+        if wish.follow:
+            await _follow(visit, wanted, shower)
         if visit.room.accused:
             raise ServerFault(text=visit.room.accused)
         if not visit.caught_up:
             raise Unreachable(address=visit.address)
-    return 0
+    return Exit.FIXABLE if shower.has_failed else Exit.OK
 
 
-async def _follow(visit: Visit, wanted: Callable[[Row], bool], show: Callable[[Row], None]) -> None:
+async def _follow(visit: Visit, wanted: Callable[[Row], bool], shower: _Shower | _Runner) -> None:
     """Until somebody interrupts us, or the server's fault ends it."""
     told_offline = False
     while True:
@@ -116,9 +191,9 @@ async def _follow(visit: Visit, wanted: Callable[[Row], bool], show: Callable[[R
         visit.note(event)
         what = event.what
         if isinstance(what, Message | Notice | Here) and wanted(what):
-            show(what)
+            await shower.show(what, visit.client.waiting)
         elif isinstance(what, Connection) and what.online is told_offline:
             told_offline = not what.online
             say("-- online again" if what.online else offline_line(visit))
-        if visit.room.fault:
+        if visit.room.fault and not visit.client.waiting:
             return

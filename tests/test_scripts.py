@@ -1,0 +1,220 @@
+"""The program as other programs use it: a command per message, waiting to be seen, cron.
+
+Rules of this file: real processes; what a command was given is what it wrote down itself.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ZCHAT, Running, World, environment, wait_for
+from tests.test_hostile_text import OBEYED, say
+
+# ---- a command for each message ----
+
+WRITES_DOWN = """\
+#!/bin/sh
+# The fields as they are in the environment, null-terminated, then the text.
+{ env -0 | grep -z '^MESSAGE_'; printf '\\036'; cat; printf '\\035'; } >> "$OUT"
+"""
+
+
+def script(folder: Path, lines: str, name: str = "script") -> str:
+    """An executable with these lines, as a command line."""
+    path = folder / name
+    path.write_text(lines)
+    path.chmod(0o755)
+    return shlex.quote(str(path))
+
+
+def written_down(path: Path) -> list[tuple[dict[str, str], str]]:
+    """The fields and the text of every message that a command was run for."""
+    found = []
+    for record in path.read_bytes().decode().split("\x1d")[:-1]:
+        fields, text = record.split("\x1e")
+        pairs = (pair.partition("=") for pair in fields.split("\0") if pair)
+        found.append(({name: value for name, _, value in pairs}, text))
+    return found
+
+
+def follow(here: World, name: str, *arguments: str, **env: str) -> Running:
+    """`tail -f` of a member, once it is there."""
+    running = Running(here.home(name), "tail", "lobby", "-f", *arguments, label="tail", **env)
+    here._running.append(running)
+    return running
+
+
+def ready(here: World, name: str, *others: str) -> None:
+    """These members know the room's server."""
+    for member in (name, *others):
+        done = here.run(member, "send", here.broker.invite(), f"I am {member}", "--name", member)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_command_is_run_for_each_message_with_its_fields_and_its_text(here: World) -> None:
+    """In order, word for word, the same fields as in JSON; nothing of it can be a command."""
+    out = here.folder / "out"
+    ready(here, "alice")
+    texts = [*OBEYED.values(), "$(touch owned) `id` '; exit 3 #", "two\nlines\n", "last"]
+    names = ["bob", "() { :;}; echo owned", "-n", "$HOME", "'\"\\", "bob\u202e\u200b"]
+    said = [(names[i % len(names)], text) for i, text in enumerate(texts)]
+    say(here, "bob", said)
+    command = script(here.folder, WRITES_DOWN)
+    arguments = ["tail", "lobby", "--after", "1"]
+    done = here.run("alice", *arguments, "--exec", command, OUT=str(out))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    got = written_down(out)
+    assert [(fields["MESSAGE_NAME"], text) for fields, text in got] == [
+        (name, f"{text}\n") for name, text in said
+    ]
+    rows = map(json.loads, here.run("alice", *arguments, "--json").stdout.splitlines())
+    for (fields, _), row in zip(got, rows, strict=True):
+        del row["v"], row["text"]
+        plain = {True: "1", False: "0", None: ""}
+        expected = {f"MESSAGE_{key.upper()}": plain.get(row[key], row[key]) for key in row}
+        assert fields == {key: str(value) for key, value in expected.items()}
+
+
+def test_with_json_the_command_reads_one_object(here: World) -> None:
+    """What the command prints is all that is printed."""
+    ready(here, "alice", "bob")
+    done = here.run("alice", "tail", "lobby", "--json", "--others", "--exec", "jq -r .text")
+    if done.returncode:
+        done = here.run("alice", "tail", "lobby", "--json", "--others", "--exec", "cat")
+        assert [json.loads(done.stdout)["text"]] == ["I am bob"]
+    else:
+        assert done.stdout == "I am bob\n"
+
+
+MISHAPS = """\
+#!/bin/sh
+case "$(cat)" in
+  fail) exit 3 ;;
+  die) kill -9 $$ ;;
+  hang) sleep 600 & echo $! > "$OUT"; wait ;;
+  *) echo "did $MESSAGE_N" ;;
+esac
+"""
+
+
+def test_a_command_that_fails_or_hangs_is_told_and_the_next_message_has_its_turn(
+    here: World,
+) -> None:
+    """Every message has its turn once; who hangs is ended, with what it started; exit 1."""
+    out = here.folder / "pid"
+    ready(here, "alice")
+    lines = "one\nfail\ntwo\ndie\nthree\nhang\nfour\n"
+    assert here.run("alice", "send", "lobby", stdin=lines).returncode == 0
+    command = script(here.folder, MISHAPS)
+    arguments = ["tail", "lobby", "--after", "1", "--exec", command, "--exec-timeout", "0.5"]
+    done = here.run("alice", *arguments, OUT=str(out))
+    assert done.stdout.splitlines() == ["did 2", "did 4", "did 6", "did 8"]
+    name = shlex.split(command)[0]
+    assert done.stderr.splitlines() == [
+        f"zchat: {name} ended with 3 for #3",
+        f"zchat: {name} was ended by SIGKILL for #5",
+        f"zchat: {name} took longer than 0.5 s for #7, and was ended",
+    ]
+    assert done.returncode == 1
+    assert not is_running(int(out.read_text()))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # one that is dead, and whose parent does not look, is there
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("/no/such/command", "cannot be started for #1: No such file or directory"),
+        ("/etc/passwd", "cannot be started for #1: Permission denied"),
+    ],
+)
+def test_a_command_that_cannot_be_started_is_told(here: World, command: str, says: str) -> None:
+    """For each message, and the code says that not all was done."""
+    ready(here, "alice")
+    done = here.run("alice", "tail", "lobby", "--exec", command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"zchat: {command} {says}\n"
+
+
+def test_a_command_line_that_is_none_is_refused(here: World) -> None:
+    """Before anything is read."""
+    for arguments in (["--exec", "'unclosed"], ["--exec", " "], ["--exec-timeout", "3"]):
+        done = here.run("alice", "tail", "lobby", *arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr.startswith("zchat: ")
+
+
+def test_a_command_that_does_not_read_gets_the_next_message_all_the_same(here: World) -> None:
+    """64 KiB that nobody reads fill no pipe that anybody waits for."""
+    ready(here, "alice")
+    for _ in range(2):
+        assert here.run("alice", "send", "lobby", "x" * 65_536).returncode == 0
+    done = here.run("alice", "tail", "lobby", "--after", "1", "--exec", "echo did it")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "did it\ndid it\n", "")
+
+
+def test_a_bot_answers_others_and_never_itself(here: World) -> None:
+    """The echo bot of `zchat help scripting`; what was said before it came is left alone."""
+    ready(here, "alice", "bob")
+    program = " ".join(map(shlex.quote, ZCHAT))
+    bot = follow(here, "alice", "--others", "--exec", f"{program} send lobby --whole -")
+    bob = here.join("bob", "--history", "0")
+    bob.expect_note("alice.* is here")
+    for text in ("one", "two"):
+        bob.type(f"{text}\n")
+    bob.expect("alice.*: two$")
+    bob.end_input()
+    assert bob.wait() == 0
+    assert bot.end() == 143
+    assert (bot.out, bot.err) == ("", "")
+    got = here.run("alice", "tail", "lobby", "--json").stdout
+    rows = [json.loads(line) for line in got.splitlines()]
+    said = sorted((row["name"], row["text"]) for row in rows[2:])
+    assert said == [(name, text) for name in ("alice", "bob") for text in ("one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_signal_ends_the_tail_and_its_command(
+    here: World, number: signal.Signals, code: int
+) -> None:
+    """Also a command that does not mind being asked to end."""
+    out = here.folder / "pid"
+    ready(here, "alice", "bob")
+    deaf = script(here.folder, '#!/bin/sh\ntrap "" TERM INT\necho $$ > "$OUT"\nsleep 600\n')
+    tail = follow(here, "alice", "--last", "1", "--exec", deaf, OUT=str(out))
+    wait_for("the command runs", lambda: out.exists() and out.read_text().endswith("\n"))
+    tail.process.send_signal(number)
+    assert tail.wait() == code
+    assert tail.err.strip() == ""
+    assert not is_running(int(out.read_text()))
+
+
+def test_a_reader_that_has_enough_of_what_a_command_prints_ends_the_tail(here: World) -> None:
+    """As if the tail had printed it."""
+    ready(here, "alice")
+    assert here.run("alice", "send", "lobby", stdin="line\n" * 50).returncode == 0
+    program = " ".join(ZCHAT)
+    done = subprocess.run(
+        ["bash", "-c", f"{program} tail lobby --exec cat | head -1; echo ${{PIPESTATUS[0]}}"],
+        env=environment(here.home("alice")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["I am alice", "0"]
+    assert done.stderr == ""

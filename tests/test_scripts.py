@@ -5,6 +5,7 @@ Rules of this file: real processes; what a command was given is what it wrote do
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -218,3 +219,41 @@ def test_a_reader_that_has_enough_of_what_a_command_prints_ends_the_tail(here: W
     )
     assert done.stdout.splitlines() == ["I am alice", "0"]
     assert done.stderr == ""
+
+
+# ---- waiting to be seen ----
+
+
+def test_a_message_is_seen_once_another_members_program_holds_it(here: World) -> None:
+    """Not by the server's receipt, not by one's own other programs; twice in a row, too."""
+    ready(here, "alice", "bob")
+    seen = ["send", "lobby", "--wait", "seen", "--timeout"]
+    alone = here.run("alice", *seen, "0.5", "one")
+    assert alone.returncode == 6
+    assert alone.stderr.startswith("zchat: Stored as #3, and nobody else's program has shown")
+    assert re.search(r"within 0.5 s to have it: not bob~[0-9a-f]{4}\.$", alone.stderr, re.M)
+    own = here.join("alice")
+    own.expect(": one$")
+    assert here.run("alice", *seen, "1", "two").returncode == 6
+    own.end_input()
+    assert own.wait() == 0
+    bob = here.join("bob")
+    bob.expect(": two$")
+    for text in ("three", "four"):
+        done = here.run("alice", *seen, "20", "-", stdin=f"{text}\nand {text}\n")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        bob.expect(f": and {text}$")
+
+
+def test_a_reply_shows_as_well_that_a_message_was_seen(here: World) -> None:
+    """A message counter-signs the log like a beat; nobody has spoken: that is said."""
+    invite = here.broker.invite()
+    arguments = ["send", invite, "--wait", "seen", "--name", "alice", "--timeout"]
+    alone = here.run("alice", *arguments, "0.5", "hello?")
+    assert alone.returncode == 6
+    assert "to have it: nobody else has spoken here yet." in alone.stderr
+    waits = Running(here.home("alice"), *arguments, "30", "anybody?", label="waits")
+    waits.end_input()
+    wait_for("it is stored", lambda: "anybody" in here.run("bob", "tail", invite).stdout)
+    assert here.run("bob", "send", invite, "yes").returncode == 0
+    assert waits.wait() == 0

@@ -195,6 +195,13 @@ class NoAnswer(ZchatError):
     hint = "They go out with the next `zchat send` or `zchat join`; do not send them again."
 
 
+class NotSeen(ZchatError):
+    """Stored as #{n}, and nobody else's program has shown within {seconds} s to have it: {whom}."""
+
+    exit_code = Exit.TIMEOUT
+    hint = "Do not send it again: the server has it, and whoever comes gets it."
+
+
 class Incompatible(NetworkTrouble):
     """The server at {address} speaks another version of the protocol; server says: {text}."""
 

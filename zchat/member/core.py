@@ -61,7 +61,9 @@ class Core:
         return [*recalled, *self._post(room, room.resume())]
 
     def beat(self, tag: bytes) -> None:
-        """Say in this room, from now on, that we are here."""
+        """Say in this room, now and from now on, that we are here."""
+        if tag in self._rooms and tag not in self._beating:
+            self._rooms[tag].presence.begin(self._clock.now())
         self._beating.add(tag)
 
     def follow(self, tag: bytes) -> list[Do]:

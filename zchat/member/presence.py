@@ -81,6 +81,10 @@ class Presence:
 
     # ---- speaking ----
 
+    def begin(self, now: float) -> None:
+        """A beat is due at once: whoever does not know us yet answers it soon."""
+        self._next_at = min(self._next_at, now)
+
     def is_due(self, now: float) -> bool:
         return now >= self._next_at
 

@@ -36,6 +36,7 @@ from zchat.member.rows import (
     State,
     accusation,
 )
+from zchat.member.seen import SeenBy
 from zchat.member.session import Arrived, Glimpsed, Outgoing, Receipt
 from zchat.member.transcript import Transcript
 from zchat.member.trust import Judgements
@@ -96,6 +97,7 @@ class Room:
         self._trust = Judgements(vault, keys.tag)
         self.transcript = Transcript(self._outbox.own_key, self.checked, self._trust)
         self.presence = Presence(rhythm, clock.now())
+        self._seen = SeenBy(self.checked)
         self._behind_n: int | None = None
         self._ticked_at = clock.now()
         self._is_stale = False
@@ -224,6 +226,8 @@ class Room:
             rows.append(Notice(kept[0].n, State.GAP, Blame.UNKNOWN, text))
         for entry, readable in zip(kept, opened, strict=True):
             rows += self.with_fault(self.transcript.apply(entry, readable))
+            if live and readable and readable.header.sender != self.own_key:
+                self._seen.shown(readable.header.sender, seen_head(readable.body))
         if self._is_writer:
             self._outbox.let_go({entry.id for entry in kept})
         return [*self._outbox.confirm((entry.n, entry.id) for entry in kept), *rows]
@@ -413,6 +417,7 @@ class Room:
             rows += self._warn(key, verdict, [self._left_history(key, beat.name)])
         elif verdict not in (Seen.FITS, Seen.AHEAD):
             rows += self._warn(key, verdict, self.transcript.judged(key, verdict, head, 0))
+        self._seen.shown(key, head)
         vouches = verdict is Seen.FITS and head.n > 0 and self.transcript.knows(key)
         change = self.presence.heard(key, beat, now, vouches=vouches, jitter=self._clock.chance())
         if change and not self._trust.is_muted(key):
@@ -482,6 +487,11 @@ class Room:
     def members(self, now: float) -> list[MemberView]:
         """Who has spoken here, and who is here."""
         return self.transcript.members(self.presence.here(now))
+
+    def seen_by(self, n: int) -> list[str]:
+        """Which other members' programs have shown to hold our log up to place `n`."""
+        names = ((key, self.presence.name_of(key)) for key in self._seen.keys(n))
+        return sorted(self._name_of(key, name) for key, name in names)
 
     def verification_code(self, n: int) -> list[str]:
         """Eight words over the log up to its place n <= our end (half a second)."""

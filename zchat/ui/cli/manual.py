@@ -72,6 +72,8 @@ Then, without one:       make 2>&1 | zchat send ops
 
 send ends with 0 only once the server has signed for everything; what it could not send stays in
 the outbox and goes out with the next send or join. Data is on stdout, words for people on stderr.
+With --wait seen it ends with 0 only once another member's program has shown that it holds all of
+it, which the server cannot feign; with 6 if that took longer than --timeout.
 
 A command for each message:   zchat tail ops -f --others --exec ./bot.sh
 It is split as a shell would split it, and started without one. On its stdin is the text (with

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 import click
 
 from zchat.config import MemberConfig
-from zchat.errors import Exit, NothingToSay, ServerFault, TextTooLong
+from zchat.errors import Exit, NothingToSay, NotSeen, ServerFault, TextTooLong
 from zchat.member.profile import Opened
-from zchat.member.rows import Confirmed, Notice, Progress, ServerSays
+from zchat.member.room import Room
+from zchat.member.rows import Confirmed, Event, Notice, Progress, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import config_for, has_terminal, run, say, timeout_option
@@ -17,6 +18,7 @@ from zchat.ui.plain import not_confirmed
 from zchat.ui.visit import History, Visit
 
 _MOST_UNCONFIRMED = 4_000
+_MOST_NAMED = 5
 
 
 @click.command()
@@ -24,12 +26,19 @@ _MOST_UNCONFIRMED = 4_000
 @click.argument("text", required=False)
 @click.option("--whole", is_flag=True, help="All of stdin is one message.")
 @click.option("--anyway", is_flag=True, help="Send even though the server contradicted itself.")
+@click.option(
+    "--wait",
+    type=click.Choice(["stored", "seen"]),
+    default="stored",
+    help="For what: the server's signature (stored), or another member's program (seen).",
+)
 @timeout_option("Give up after S seconds without (30).")
 @click.option("--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break.")
 @access_options
 def send(
     room: str,
     text: str | None,
+    wait: str,
     timeout: float | None,
     access: Access,
     *,
@@ -42,15 +51,20 @@ def send(
     ROOM is a room known here, or an invite. TEXT "-" is stdin, and so is none where stdin is no
     terminal. Ends with 0 only once a signed head covers everything.
 
+    With --wait seen also only once the program of another member has shown that it holds all of it
+    (not that anybody read it). Who is there answers within seconds, unless your own chat is open in
+    that room, too: then with its next heartbeat.
+
     \b
         make 2>&1 | zchat send ops
+        zchat send ops "leaving now" --wait seen --timeout 10
     """
     if text is None and has_terminal():
         raise NothingToSay
     opened = open_room(room, access)
     from_stdin = text is None or text == "-"
     given = None if text is None or from_stdin else whole_text(text)
-    job = _Sending(opened, given, whole=whole, anyway=anyway)
+    job = _Sending(opened, given, whole=whole, anyway=anyway, to_be_seen=wait == "seen")
     config = config_for(timeout_s=timeout)
     return run(job.run(config, may_be_empty=access.new, may_be_weak=weak_passphrase))
 
@@ -58,11 +72,15 @@ def send(
 class _Sending:
     """One `zchat send`."""
 
-    def __init__(self, opened: Opened, text: str | None, *, whole: bool, anyway: bool) -> None:
+    def __init__(
+        self, opened: Opened, text: str | None, *, whole: bool, anyway: bool, to_be_seen: bool
+    ) -> None:
         self._opened = opened
         self._text = text
         self._whole = whole
         self._anyway = anyway
+        self._to_be_seen = to_be_seen
+        self._last_n = 0
         self._too_long = False
 
     async def run(self, config: MemberConfig, *, may_be_empty: bool, may_be_weak: bool) -> int:
@@ -75,6 +93,8 @@ class _Sending:
                 visit.client.say(visit.room.tag, texts, anyway=self._anyway)
                 await self._confirmed(visit, _MOST_UNCONFIRMED, config.timeout_s)
             await self._confirmed(visit, 0, config.timeout_s)
+            if self._to_be_seen:
+                await self._seen(visit, config.timeout_s)
         return Exit.FIXABLE if self._too_long else Exit.OK
 
     async def _arrive(self, visit: Visit) -> None:
@@ -82,7 +102,7 @@ class _Sending:
 
         Entries that come meanwhile are checked and kept, but not waited for in a room known here.
         """
-        if visit.is_new_here:
+        if visit.is_new_here or self._to_be_seen:
             await visit.arrive(History(0))
         else:
             await visit.look_in()
@@ -126,7 +146,7 @@ class _Sending:
         while len(visit.room.unconfirmed) > most:
             event = await visit.client.next_event(0.1)
             if event is not None:
-                visit.note(event)
+                self._take(visit, event)
                 if isinstance(event.what, Confirmed | Progress):
                     waited_since = visit.clock.now()
                 elif isinstance(event.what, ServerSays) and event.what.code == "room-full":
@@ -136,3 +156,39 @@ class _Sending:
             waited_s = visit.clock.now() - waited_since
             if waited_s > timeout_s or not (visit.client.online or visit.was_online):
                 raise not_confirmed(visit, timeout_s)
+
+    def _take(self, visit: Visit, event: Event) -> None:
+        visit.note(event)
+        if isinstance(event.what, Confirmed):
+            self._last_n = max(self._last_n, event.what.n)
+
+    async def _seen(self, visit: Visit, timeout_s: float) -> None:
+        """Wait until somebody else shows to hold our last message. Raises NotSeen, ServerFault."""
+        while visit.client.waiting:  # where the last one stands may not have been told yet
+            event = await visit.client.next_event(0)
+            if event is not None:
+                self._take(visit, event)
+        if not self._last_n:
+            return
+        room, since = visit.room, visit.clock.now()
+        visit.client.beat(room.tag)
+        while not (seen := room.seen_by(self._last_n)):
+            event = await visit.client.next_event(0.1)
+            if event is not None:
+                self._take(visit, event)
+            if room.fault and not self._anyway:
+                raise ServerFault(text=room.fault)
+            if visit.clock.now() - since > timeout_s:
+                raise NotSeen(n=self._last_n, seconds=f"{timeout_s:g}", whom=_not_seen_by(room))
+        if sys.stderr.isatty():
+            say(f"Seen by the program of {_listed(seen)}.")
+
+
+def _not_seen_by(room: Room) -> str:
+    others = [member.shown for member in room.members(0.0) if not member.own]
+    return f"not {_listed(others)}" if others else "nobody else has spoken here yet"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

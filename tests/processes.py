@@ -45,6 +45,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "TERM": "dumb",
         "ZCHAT_BEAT_MIN_S": "0.5",
         "ZCHAT_BEAT_MAX_S": "2",
+        "ZCHAT_KEYRING_S": "0",  # that of whoever runs the tests is none of their business
     }
     return {**inherited, **own, **more}
 

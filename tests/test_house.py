@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "member": {
         *("zchat.log", "zchat.protocol", "zmq", "nacl", "msgspec", "confusable_homoglyphs"),
-        *("zxcvbn", *GROUND),
+        *("zxcvbn", "keyring", *GROUND),
     },
     "ui": {
         *("zchat.member", "zchat.protocol.limits", *GROUND),

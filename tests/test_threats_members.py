@@ -278,7 +278,7 @@ def room_and_key(here: World, name: str) -> tuple[bytes, bytes]:
     vault = Vault(member_folder(here.home(name), name))
     try:
         (known,) = vault.rooms()
-        return known.tag, vault.public_key(known)
+        return known.tag, vault.public_key(known.record.root)
     finally:
         vault.close()
 

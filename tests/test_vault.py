@@ -323,7 +323,7 @@ def test_a_room_is_not_forgotten_while_a_process_is_in_it(vault: Vault, folder: 
 def test_a_remembered_key_gives_ones_own_key_in_the_room(vault: Vault) -> None:
     vault.save_room(TAG, RECORD)
     (known,) = vault.rooms()
-    assert vault.public_key(known) == Author(vault.master_seed, RoomKeys(ROOT)).public
+    assert vault.public_key(known.record.root) == Author(vault.master_seed, RoomKeys(ROOT)).public
 
 
 LOG_KEY = LogKey(b"seed of a log key...............")

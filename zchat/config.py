@@ -56,6 +56,7 @@ class MemberConfig(Struct, forbid_unknown_fields=True, frozen=True):
     name: str = ""
     history: Annotated[int, Meta(ge=0, le=100_000)] = 1_000
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+    keyring_s: Annotated[float, Meta(ge=0, le=3_600)] = 15.0
     window_bytes: Annotated[int, Meta(ge=0, le=limits.MAX_WINDOW_BYTES)] = 512 * limits.KIB
     beat_min_s: _Seconds = limits.BEAT_MIN_S
     beat_max_s: _Seconds = limits.BEAT_MAX_S

@@ -298,6 +298,10 @@ class NotItsPassphrase(ZchatError):
     hint = "Check the words; a changed byte at the beginning of the file would look the same."
 
 
+class KeyringTrouble(ZchatError):
+    """The OS keyring cannot be used: {reason}."""
+
+
 # ---- The server's faults ----
 
 

@@ -16,6 +16,7 @@ import msgspec
 from zchat.errors import StoreBusy, UnknownRoom, WrongPassphrase
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite
+from zchat.member.keeper import Keeper
 from zchat.member.strength import bits
 from zchat.member.vault import KnownRoom, RoomRecord, Vault, member_folder, member_names
 from zchat.protocol.body import canonical_name
@@ -46,8 +47,9 @@ class Opened(NamedTuple):
 class Profile:
     """One person's files on this machine, for any number of members."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, keeper: Keeper | None = None) -> None:
         self.home = home
+        self.keeper = keeper or Keeper(0, lambda _: None)
 
     def members(self) -> list[str]:
         """The names of the members made here."""
@@ -86,6 +88,16 @@ class Profile:
         """The rooms a member knows, the last used first."""
         return [known.record.room for known in self._rooms_of(member)]
 
+    def forget(self, vault: Vault, known: KnownRoom) -> None:
+        """Forget a room, and what the system's keyring holds for it. Raises StoreBusy."""
+        vault.forget_room(known.tag)
+        self.keeper.forget(known.record)
+
+    def tidy(self, opened: Opened) -> None:
+        """Of a room where nobody settled in, nothing is kept in the system's keyring either."""
+        if opened.vault.room(opened.keys.tag) is None:
+            self.keeper.forget(opened.record)
+
     def open(
         self,
         vault: Vault,
@@ -105,8 +117,9 @@ class Profile:
         where nobody ever spoke is no proof of its passphrase: it gives way to this one.
         """
         invite, known = place
-        if known is not None and known.record.root and use_remembered:
-            keys, strength = RoomKeys(known.record.root), float("inf")
+        root = self.keeper.find_or_tell(known.record) if known and use_remembered else b""
+        if root:
+            keys, strength = RoomKeys(root), float("inf")
         else:
             given = passphrase()
             keys, strength = self._derive(given, invite), bits(given)
@@ -114,13 +127,15 @@ class Profile:
                 if not known.record.is_unsure:
                     raise WrongPassphrase(room=invite.room)
                 with suppress(StoreBusy):
-                    vault.forget_room(known.tag)
+                    self.forget(vault, known)
         former = vault.room(keys.tag)
         record = former or RoomRecord(invite.room, member, invite.server, invite.origin)
-        root = keys.root if remember or record.root else b""
-        record = msgspec.structs.replace(record, server=invite.server, root=root)
+        record = msgspec.structs.replace(record, server=invite.server)
+        if remember:
+            record = self.keeper.keep(record, keys.root)
         if former is not None and record != former:
             vault.save_room(keys.tag, record)
+            vault.scrub()
         return Opened(vault, keys, record, strength)
 
     def _derive(self, passphrase: str, invite: Invite) -> RoomKeys:

@@ -85,7 +85,11 @@ CREATE TABLE judgements (
 
 
 class RoomRecord(msgspec.Struct, frozen=True):
-    """One room of a member. `root` is there only if the user wants it remembered."""
+    """One room of a member. Its root is there only if the user wants it remembered.
+
+    It is `root`, or, where only the system's keyring opens it, `sealed_root` with the `handle` of
+    the keyring's entry.
+    """
 
     room: str
     name: str
@@ -100,6 +104,12 @@ class RoomRecord(msgspec.Struct, frozen=True):
     kept_n: int = -1  # how much of our log a new log of the server's keeps, if it started one
     read_n: int = 0  # up to where its user has read, and when
     read_ms: int = 0
+    handle: str = ""
+    sealed_root: bytes = b""
+
+    @property
+    def is_remembered(self) -> bool:
+        return bool(self.root or self.handle)
 
     @property
     def invite(self) -> Invite:
@@ -234,9 +244,9 @@ class Vault:
             path = self._folder / "vault.db"
             raise StoreUnreadable(path=path, reason=f"a room in it: {error}") from None
 
-    def public_key(self, known: KnownRoom) -> bytes:
-        """The member's own key in a remembered room."""
-        return Author(self.master_seed, RoomKeys(known.record.root)).public
+    def public_key(self, root: bytes) -> bytes:
+        """The member's own key in the room with this root."""
+        return Author(self.master_seed, RoomKeys(root)).public
 
     def save_room(self, tag: bytes, record: RoomRecord) -> None:
         """Remember a room as it is given, as used just now: whoever may say what its fields are."""
@@ -264,6 +274,10 @@ class Vault:
             changed = msgspec.structs.replace(record, **changes)
             self._write_room(tag, changed)
         return changed
+
+    def scrub(self) -> None:
+        """Leave nothing of what was changed or forgotten, as far as SQLite can."""
+        self._db.scrub()
 
     def forget_room(self, tag: bytes) -> None:
         """Forget a room, its outbox and its incarnations, and remove its replica.

@@ -17,6 +17,7 @@ from zchat.broker.folder import announced
 from zchat.config import DEFAULT_PORT, home
 from zchat.errors import BadPassphrase, NeedsTerminal, NoServerKnown, Usage
 from zchat.member.invite import SCHEME, Invite, format_address, parse_address, parse_invite
+from zchat.member.keeper import Keeper
 from zchat.member.profile import Opened, Place, Profile, find_room, known_here, same_place
 from zchat.member.vault import Vault
 from zchat.protocol.limits import MAX_PASSPHRASE_BYTES
@@ -198,12 +199,17 @@ def _place_of(vault: Vault, invite: Invite) -> Place:
     return Place(invite, same_place(vault, invite))
 
 
+def own_profile() -> Profile:
+    """The profile of whoever runs this, with the keys that the system's keyring holds for it."""
+    return Profile(home(), Keeper(config_for().keyring_s, say))
+
+
 def open_room(room: str, access: Access) -> Opened:
     """For commands whose ROOM is a name known here or an invite.
 
     Raises what find_place and Profile.open raise, and UnknownRoom.
     """
-    profile = Profile(home())
+    profile = own_profile()
     invite = room if is_invite(room) else None
     wanted = parse_invite(room).room or DEFAULT_ROOM if invite else canonical_room_name(room)
     member = profile.choose_member(access.name, config_for().name, wanted)
@@ -216,7 +222,7 @@ def open_room(room: str, access: Access) -> Opened:
 
 def open_place(profile: Profile, vault: Vault, member: str, place: Place, access: Access) -> Opened:
     """The keys of a room, remembered or from its passphrase."""
-    return profile.open(
+    opened = profile.open(
         vault,
         member,
         place,
@@ -225,3 +231,5 @@ def open_place(profile: Profile, vault: Vault, member: str, place: Place, access
         remember=access.remember,
         use_remembered=not (access.new or access.names_passphrase),
     )
+    click.get_current_context().call_on_close(lambda: profile.tidy(opened))
+    return opened

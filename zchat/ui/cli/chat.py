@@ -16,7 +16,7 @@ from zchat.config import DEFAULT_PORT, home
 from zchat.errors import CannotListen, Exit, StoreBusy
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite, parse_invite
-from zchat.member.profile import Opened, Place, Profile, same_place
+from zchat.member.profile import Opened, Place, same_place
 from zchat.member.room import Room
 from zchat.member.rows import Glimpse
 from zchat.protocol.words import canonical_room_name, generate_passphrase
@@ -27,6 +27,7 @@ from zchat.ui.cli.access import (
     find_place,
     is_invite,
     open_place,
+    own_profile,
     passphrase_source,
 )
 from zchat.ui.cli.common import (
@@ -98,7 +99,7 @@ def join(
     """
     if invite is not None and not is_invite(invite):
         invite, room = None, room or invite
-    profile = Profile(home())
+    profile = own_profile()
     wanted = canonical_room_name(room) if room else _room_of(invite)
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = vault_of(profile, member)
@@ -200,7 +201,7 @@ def start(
         zchat start --name alice
         zchat start --room ops --remember
     """
-    profile = Profile(home())
+    profile = own_profile()
     wanted = canonical_room_name(room)
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = vault_of(profile, member)

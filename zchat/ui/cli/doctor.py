@@ -11,12 +11,13 @@ import click
 from zchat.broker.folder import log_path
 from zchat.config import home
 from zchat.database import Access
-from zchat.errors import Exit, StoreBusy, StoreEmpty, ZchatError
+from zchat.errors import Exit, KeyringTrouble, StoreBusy, StoreEmpty, ZchatError
 from zchat.files import take_lock
 from zchat.log.sound import damages
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Profile
-from zchat.member.vault import Vault
+from zchat.member.vault import RoomRecord, Vault
+from zchat.ui.cli.access import own_profile
 from zchat.ui.cli.common import data, vault_of
 
 _LITTLE_SPACE_BYTES = 64 * 1024 * 1024
@@ -58,14 +59,14 @@ def _examine(folder: Path) -> Iterator[Finding]:
     yield _space(folder)
     yield from _readable_by_others(folder)
     yield from _server(folder / "broker")
-    profile = Profile(folder)
+    profile = own_profile()
     for member in profile.members():
         try:
             vault = vault_of(profile, member)
         except ZchatError as error:
             yield Finding(f"vault of {member}", error.sentence, error.advice)
             continue
-        yield from _rooms(vault, member)
+        yield from _rooms(profile, vault, member)
 
 
 def _space(folder: Path) -> Finding:
@@ -131,10 +132,11 @@ def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
     yield Finding(subject, "; ".join(wrong[:_MOST_SHOWN]) + more, remedy)
 
 
-def _rooms(vault: Vault, member: str) -> Iterator[Finding]:
+def _rooms(profile: Profile, vault: Vault, member: str) -> Iterator[Finding]:
     for known in vault.rooms():
         record = known.record
         subject = f"{record.room} at {record.server.address} as {member}"
+        yield from _key(profile, subject, record)
         path = vault.replica_path(known.tag)
         if path.exists():
             anew = f"Move {path} away: it is read anew from the server."
@@ -145,3 +147,17 @@ def _rooms(vault: Vault, member: str) -> Iterator[Finding]:
         waiting = vault.waiting(known.tag)
         if waiting:
             yield Finding(f"{subject}: {waiting} message(s) wait to go out with the next join")
+
+
+def _key(profile: Profile, subject: str, record: RoomRecord) -> Iterator[Finding]:
+    """Where the room's key is kept, if it is, and whether it can be had."""
+    if record.root:
+        yield Finding(f"{subject}: its key lies in this profile")
+    elif record.handle:
+        try:
+            profile.keeper.find(record)
+            wrong = ""
+        except KeyringTrouble as trouble:
+            wrong = trouble.sentence
+        anew = f"Unlock it, or keep the key anew: zchat tail {record.room} --remember"
+        yield Finding(f"{subject}: its key opens with the OS keyring", wrong, anew)

@@ -9,7 +9,15 @@ from zchat.errors import EmptyRoom, NoMatch, ServerFault, Usage
 from zchat.member.profile import Opened, Profile, known_here
 from zchat.member.room import Room
 from zchat.member.rows import MemberView
-from zchat.ui.cli.access import Access, access_options, name_option, open_room, room_argument
+from zchat.member.vault import RoomRecord
+from zchat.ui.cli.access import (
+    Access,
+    access_options,
+    name_option,
+    open_room,
+    own_profile,
+    room_argument,
+)
 from zchat.ui.cli.common import (
     config_for,
     data,
@@ -49,14 +57,14 @@ def rooms(*, as_json: bool) -> None:
                             "name": record.name,
                             "server": record.server.address,
                             "tag": known.tag.hex(),
-                            "remembered": bool(record.root),
+                            "remembered": record.is_remembered,
                             "fault": record.fault,
                         }
                     )
                 )
                 continue
             used = f"last used {day(known.used_ms)} {clock_time(known.used_ms)}"
-            kept = "key remembered" if record.root else "asks for the passphrase"
+            kept = "key remembered" if record.is_remembered else "asks for the passphrase"
             line = f"{record.room} at {record.server.address} as {member}: {kept}, {used}"
             data(safe_line(line + (f"; SERVER FAULT: {record.fault}" if record.fault else "")))
 
@@ -70,11 +78,12 @@ def whoami(name: str | None, *, as_json: bool) -> None:
     \b
         zchat whoami
     """
-    profile = Profile(home())
+    profile = own_profile()
     for member in [name] if name else profile.members():
         vault = vault_of(profile, member)
         for known in vault.rooms():
-            key = known.record.root and vault.public_key(known).hex()
+            root = profile.keeper.find_or_tell(known.record)
+            key = vault.public_key(root).hex() if root else ""
             if as_json:
                 data(
                     safe_json(
@@ -84,14 +93,30 @@ def whoami(name: str | None, *, as_json: bool) -> None:
                             "room": known.record.room,
                             "name": known.record.name,
                             "key": key or None,
+                            "kept": _kept(known.record),
                         }
                     )
                 )
             else:
                 mark = f"~{key[:4]}, key {key}" if key else " (its key needs the passphrase)"
-                data(safe_line(f"{known.record.room}: {known.record.name}{mark}"))
+                place = _PLACES[_kept(known.record)]
+                data(safe_line(f"{known.record.room}: {known.record.name}{mark}{place}"))
     say(f"Your keys are in {home()}.")
-    say("Who copies this folder can read your remembered rooms and speak as you.")
+    say("Who copies this folder can read the rooms whose key lies in it, and speak as you.")
+
+
+_PLACES = {
+    "keyring": "; the room's key opens with the OS keyring",
+    "profile": "; the room's key lies in this profile",
+    None: "",
+}
+
+
+def _kept(record: RoomRecord) -> str | None:
+    """Where the key of a room is kept, if it is."""
+    if record.handle:
+        return "keyring"
+    return "profile" if record.root else None
 
 
 @click.command()
@@ -118,7 +143,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     \b
         zchat forget lobby
     """
-    profile = Profile(home())
+    profile = own_profile()
     vault = vault_of(profile, profile.choose_member(name, config_for().name, room))
     known = known_here(vault, room)
     waiting = vault.waiting(known.tag)
@@ -127,7 +152,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     if not yes and not has_terminal():
         raise Usage(reason=f"{question} Say --yes")
     if yes or click.confirm(safe_line(question), err=True):
-        vault.forget_room(known.tag)
+        profile.forget(vault, known)
         say(f"Forgotten: {known.record.room}.")
 
 

@@ -33,7 +33,7 @@ tail --all:    kind notice (n state text blame), join (n sender name verified), 
                blame: nobody unknown author server
 members:       v room name key own verified here first_n last_n last_at
 rooms:         v room member name server tag remembered fault
-whoami:        v member room name key
+whoami:        v member room name key kept (keyring, profile, null)
 
     zchat tail ops -f --json | jq -r 'select(.kind == "text") | .text'""",
     "environment": """\
@@ -62,8 +62,10 @@ way than the invite. Capitals, spaces and hyphens between words do not matter.
 Whoever has the passphrase can read the room's whole history, and nobody can take it away again:
 after a leak, only a new passphrase or a new room name helps.
 
---remember keeps the room's key (not the passphrase) in your profile, for you only: scripts then
-need neither a prompt nor half a second of Argon2id.""",
+--remember keeps the room's key (not the passphrase), for you only: scripts then need neither a
+prompt nor half a second of Argon2id. It says where: in your profile, or so that it opens only with
+the operating system's keyring, where the extra is installed (pipx install '.[keyring]') and one
+works. zchat whoami says it again.""",
     "scripting": """\
 Once, with a terminal:   zchat tail ops --remember
 Then, without one:       make 2>&1 | zchat send ops

@@ -1,8 +1,8 @@
-"""P1, P2: server CPU per delivery with 100 members of one room, saturated; peers side by side.
+"""P1, P2: server CPU per delivery with 1, 10 and 100 members of one room, saturated; beside peers.
 
 Four connections publish as fast as the members take it: never more than a fixed number of messages
 ahead of what these have on average. All members are one process, which waits for whatever came and
-counts it. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same
+counts it. Peers have 100 members. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same
 loop in a subclass without CURVE over ipc://.
 
     python -m benchmarks.fanout [--full] [--json]
@@ -35,6 +35,7 @@ from zchat.protocol.keys import RoomKeys
 from zchat.protocol.wire import Entries
 
 MEMBERS = 100
+FEWER_MEMBERS = (1, 10)
 PUBLISHERS = 4
 AHEAD = 1_024
 _CHUNK = 64
@@ -55,6 +56,7 @@ class Shared(NamedTuple):
     done: Barrier
     delivered: "Synchronized[int]"
     joined: Flag
+    members: int
 
 
 class Run(NamedTuple):
@@ -74,13 +76,13 @@ class Run(NamedTuple):
 
 def drain_zchat(target: Target, room: bytes, messages: int, shared: Shared) -> None:
     """Members in one process: count entries until all have all."""
-    members = harness.joined(target, room, MEMBERS)
+    members = harness.joined(target, room, shared.members)
     poller = zmq.Poller()
     by_socket = {member.socket: member for member in members}
     for member in members:
         poller.register(member.socket, zmq.POLLIN)
     shared.ready.wait(_PATIENCE_S)
-    missing = MEMBERS * messages
+    missing = shared.members * messages
     while missing:
         for ready, _ in poller.poll():
             member, came = by_socket[ready], 0
@@ -96,7 +98,7 @@ def drain_zchat(target: Target, room: bytes, messages: int, shared: Shared) -> N
 
 def drain_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared) -> None:
     """The same for a peer: bytes that came, by the bytes that one message has."""
-    members = [peer.connect() for _ in range(MEMBERS)]
+    members = [peer.connect() for _ in range(shared.members)]
     for member in members:
         peer.subscribe(member)
     publisher = peer.connect()
@@ -136,7 +138,7 @@ def _count_bytes(
     while missing > 0:
         for descriptor, _ in poller.poll():
             missing -= _read_all(by_descriptor[descriptor], buffer)
-        shared.delivered.value = (whole - missing) * MEMBERS // one_to_each
+        shared.delivered.value = (whole - missing) * shared.members // one_to_each
 
 
 def _read_all(member: socket.socket, buffer: bytearray) -> int:
@@ -192,7 +194,7 @@ def publish_peer(peer: peers.Peer, messages: int, content: bytes, shared: Shared
 
 def _hold(sent: int, ahead: int, shared: Shared) -> None:
     """Wait for the members."""
-    while sent - shared.delivered.value // MEMBERS > ahead:
+    while sent - shared.delivered.value // shared.members > ahead:
         time.sleep(0.0005)
 
 
@@ -204,10 +206,11 @@ def _run(
     messages: int,
     drain: Callable[[Shared], None],
     publish: Callable[[Shared], None],
+    members: int = MEMBERS,
 ) -> Run:
     delivered: Synchronized[int] = multiprocessing.Value(ctypes.c_int64)
     barriers = multiprocessing.Barrier(3), multiprocessing.Barrier(3)
-    shared = Shared(*barriers, delivered, multiprocessing.Event())
+    shared = Shared(*barriers, delivered, multiprocessing.Event(), members)
     workers = [multiprocessing.Process(target=work, args=(shared,)) for work in (drain, publish)]
     for worker in workers:
         worker.start()
@@ -222,10 +225,10 @@ def _run(
         for worker in workers:
             worker.kill()
             worker.join()
-    return Run(MEMBERS * messages, took, used)
+    return Run(members * messages, took, used)
 
 
-def run_zchat(target: Target, server: Server, messages: int) -> Run:
+def run_zchat(target: Target, server: Server, messages: int, members: int = MEMBERS) -> Run:
     """One run of our broker."""
     room = RoomKeys(os.urandom(32))
     envelopes = sealed_texts(room, messages)
@@ -234,6 +237,7 @@ def run_zchat(target: Target, server: Server, messages: int) -> Run:
         messages,
         lambda shared: drain_zchat(target, room.tag, messages, shared),
         lambda shared: publish_zchat(target, room.tag, envelopes, shared),
+        members,
     )
 
 
@@ -252,9 +256,9 @@ def run_peer(kind: type[peers.Peer], messages: int) -> Run:
         )
 
 
-def _zchat_curve(messages: int) -> Run:
+def _zchat_curve(messages: int, members: int = MEMBERS) -> Run:
     with harness.broker() as measured:
-        return run_zchat(measured.target, measured.server, messages)
+        return run_zchat(measured.target, measured.server, messages, members)
 
 
 def _zchat_plain(messages: int) -> Run:
@@ -283,7 +287,7 @@ def plain_broker() -> Iterator[tuple[Target, Server]]:
 def measure(full: bool) -> Result:
     """All servers, round by round."""
     rounds, messages = (7, 20_000) if full else (3, 8_000)
-    runs: dict[str, list[Run]] = {_ZCHAT: [], _ZCHAT_PLAIN: []}
+    runs: dict[str, list[Run]] = {}
     notes = [
         f"{MEMBERS} members of one room, {len(sealed_texts(RoomKeys(bytes(32)), 1)[0])} B each"
     ]
@@ -295,16 +299,28 @@ def measure(full: bool) -> Result:
         except peers.Missing as missing:
             notes.append(f"{kind.name} left out: {missing}")
     for _ in range(rounds):
-        runs[_ZCHAT].append(_zchat_curve(messages))
-        runs[_ZCHAT_PLAIN].append(_zchat_plain(messages))
+        for members in FEWER_MEMBERS:
+            _note(runs, _fewer(members), _zchat_curve(messages, members))
+        _note(runs, _ZCHAT, _zchat_curve(messages))
+        _note(runs, _ZCHAT_PLAIN, _zchat_plain(messages))
         for kind in list(kinds):
             try:
-                runs.setdefault(kind.name, []).append(run_peer(kind, messages))
+                _note(runs, kind.name, run_peer(kind, messages))
             except (peers.Missing, OSError) as trouble:
                 kinds.remove(kind)
                 notes.append(f"{kind.name} left out: {trouble}")
-                runs.pop(kind.name)
+                runs.pop(kind.name, None)
     return _result(runs, list(dict.fromkeys(notes)))
+
+
+def _fewer(members: int) -> str:
+    return f"{_ZCHAT}, {members} member{'s' if members > 1 else ''}"
+
+
+def _note(runs: dict[str, list[Run]], name: str, run: Run) -> None:
+    runs.setdefault(name, []).append(run)
+    per_s = run.deliveries / run.took_s
+    harness.progress(f"{name}: {run.cpu_us:.2f} µs of server CPU per delivery, {per_s:,.0f}/s")
 
 
 def _result(runs: dict[str, list[Run]], notes: list[str]) -> Result:
@@ -333,13 +349,14 @@ def _result(runs: dict[str, list[Run]], notes: list[str]) -> Result:
     ):
         if theirs in cpu:
             verdicts.append(at_most(target, what, bound, ratio(cpu[ours], cpu[theirs]), "×"))
-    bars = {name: spread(held).median for name, held in cpu.items()}
+    fewer = {_fewer(members) for members in FEWER_MEMBERS}
+    bars = {name: spread(held).median for name, held in cpu.items() if name not in fewer}
     plot = Plot("fanout", "Server CPU per delivery, 100 members", "µs", bars)
     return Result("Fan-out, saturated", rows, verdicts, notes, [plot])
 
 
 def _encrypts(name: str) -> str:
-    return "transport and end to end" if name == _ZCHAT else "end to end"
+    return "end to end" if name == _ZCHAT_PLAIN else "transport and end to end"
 
 
 if __name__ == "__main__":

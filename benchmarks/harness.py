@@ -242,6 +242,11 @@ def tell(result: Result) -> None:
         print(f"  {note}")
 
 
+def progress(text: str) -> None:
+    """A line on stderr while a long run goes on."""
+    print(f"-- {text}", file=sys.stderr, flush=True)
+
+
 def _shown(cell: Cell) -> str:
     return short(cell) if isinstance(cell, int | float) else str(cell)
 

@@ -2,8 +2,8 @@
 
 Four connections publish as fast as the members take it: never more than a fixed number of messages
 ahead of what these have on average. All members are one process, which waits for whatever came and
-counts it. Peers have 100 members. Our broker stores each message durably before it delivers it, over CURVE; P2 is the same
-loop in a subclass without CURVE over ipc://.
+counts it; peers have 100. Our broker stores each message durably before it delivers it, over CURVE;
+P2 is the same loop in a subclass without CURVE over ipc://.
 
     python -m benchmarks.fanout [--full] [--json]
 """

@@ -143,6 +143,8 @@ UNUSABLE = [
     (["send", "lobby", " \t "], "There is nothing to send."),
     (["send", "elsewhere", "x"], "No room 'elsewhere' is known here."),
     (["tail", "elsewhere"], "No room 'elsewhere' is known here."),
+    (["export", "elsewhere"], "No room 'elsewhere' is known here."),
+    (["evidence", "check", "nowhere.json"], "nowhere.json proves nothing: No such file"),
     (["invite", "elsewhere"], "No room 'elsewhere' is known here."),
     (["tail", "two words"], "The room name 'two words' cannot be used"),
     (["send", "lobby", "x", "--name", "x" * 33], "longer than 32 characters"),
@@ -226,6 +228,9 @@ MISUSED = [
     ["tail", "lobby", "--last", "-1"],
     ["tail", "lobby", "--last", "many"],
     ["tail", "lobby", "--since", "yesterday"],
+    ["export", "lobby", "--format", "pdf"],
+    ["export", "lobby", "--proof", "--format", "html"],
+    ["export", "lobby", "--since", "yesterday"],
     ["send"],
     ["join", "--history", "-5"],
     ["join", "--timeout", "0"],
@@ -304,7 +309,7 @@ def test_two_servers_do_not_share_a_store(here: World) -> None:
 def test_a_full_disk_under_stdout_is_told(here: World) -> None:
     """Exit 3 and a sentence, as for any other store."""
     here.run("alice", "send", here.broker.invite(), "one", "--name", "alice")
-    for command in ("tail lobby", "rooms", "whoami --json"):
+    for command in ("tail lobby", "export lobby --offline", "rooms", "whoami --json"):
         done = shell(here, "alice", f"zchat {command} >/dev/full")
         ended(done, Exit.NETWORK, "No space to write standard output", os.strerror(errno.ENOSPC))
 
@@ -482,6 +487,8 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(here: World) -> None:
         "zchat tail lobby --last 1000 | head -1",
         "zchat tail lobby --last 1000 --json | head -1",
         "zchat tail lobby -f | head -1",
+        "zchat export lobby | head -1",
+        "zchat export lobby --proof 2>/dev/null | head -1",
         "zchat join lobby --history 1000 </dev/null | head -1",
     ):
         done = shell(here, "alice", script)

@@ -248,6 +248,8 @@ READING = [
     "members INVITE --name alice --json",
     "verify INVITE --name alice",
     "join INVITE --name alice",
+    "export INVITE --name alice --format md",
+    "export INVITE --name alice --format html --all",
 ]
 
 
@@ -477,6 +479,8 @@ class RefusingServer:
         self._public = keys.log_key.public
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
+    ["export", "lobby", "--format", "X"],
+    ["export", "lobby", "-o", "X/X"],
         self._router.setsockopt(zmq.CURVE_SERVER, 1)
         self._router.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(keys.curve_secret))
         self._router.linger = 0

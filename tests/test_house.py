@@ -17,7 +17,7 @@ PACKAGE = HERE / "zchat"
 
 OPEN_PROTOCOL = {
     f"zchat.protocol.{name}"
-    for name in ("limits", "labels", "envelope", "ledger", "wire", "evidence")
+    for name in ("limits", "labels", "envelope", "ledger", "wire", "evidence", "export")
 }
 OPENING_PROTOCOL = {f"zchat.protocol.{name}" for name in ("words", "keys", "seal", "body")}
 GROUND = {"zchat.errors", "zchat.clock", "zchat.files", "zchat.database", "zchat.config", "zchat"}
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocol/envelope": {"zchat.errors", *OPEN_PROTOCOL},
     "protocol/wire": {"zchat.errors", "msgspec", *OPEN_PROTOCOL},
     "protocol/evidence": {"zchat.errors", "msgspec", *OPEN_PROTOCOL},
+    "protocol/export": {"zchat.errors", "msgspec", *OPEN_PROTOCOL},
     "protocol/ledger": {"zchat.errors", "nacl", *OPEN_PROTOCOL},
     "protocol": {"zchat.errors", "msgspec", "nacl", *OPEN_PROTOCOL, *OPENING_PROTOCOL},
     "log": {"zchat.errors", "zchat.files", "zchat.database", *OPEN_PROTOCOL},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "zchat.protocol.ledger",
             "zchat.protocol.keys",
         ),
-        *("zchat.protocol.evidence", "zchat.lab", *GROUND),
+        *("zchat.protocol.evidence", "zchat.protocol.export", "zchat.lab", *GROUND),
     },
     "__main__": {"zchat.ui.cli.main"},
     "__init__": set(),

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from zchat.errors import StoreBusy, StoreFull, StoreTrouble
 
@@ -28,20 +29,30 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file whole: afterwards it holds `content` durably, or what it held before."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A private file, written part by part: `path` holds all of it durably, or what it held before.
+
+    It takes the place of `path` when the block ends without an exception.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with storage_errors(path):
         try:
             descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
             sync_folder(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file whole: afterwards it holds `content` durably, or what it held before."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def make_once(path: Path, content: bytes) -> bytes:

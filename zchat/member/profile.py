@@ -122,7 +122,7 @@ class Profile:
             keys, strength = RoomKeys(root), float("inf")
         else:
             given = passphrase()
-            keys, strength = self._derive(given, invite), bits(given)
+            keys, strength = self.derive(given, invite.origin.salt(invite.room)), bits(given)
             if known is not None and not new and vault.room(keys.tag) is None:
                 if not known.record.is_unsure:
                     raise WrongPassphrase(room=invite.room)
@@ -138,12 +138,21 @@ class Profile:
             vault.scrub()
         return Opened(vault, keys, record, strength)
 
-    def _derive(self, passphrase: str, invite: Invite) -> RoomKeys:
+    def derive(self, passphrase: str, salt: bytes) -> RoomKeys:
         """Half a second and 256 MiB, one at a time on this profile."""
         canonical = canonical_passphrase(passphrase)
         private_folder(self.home)
         with take_lock(self.home / "argon2id", wait_s=math.inf):
-            return RoomKeys(derive_root(canonical, invite.origin.salt(invite.room)))
+            return RoomKeys(derive_root(canonical, salt))
+
+    def remembered(self, tag: bytes) -> RoomRecord | None:
+        """What is known of the room with this tag; of several members, who remembers its key."""
+        found = None
+        for member in self.members():
+            for known in self._rooms_of(member):
+                if known.tag == tag and (found is None or known.record.is_remembered):
+                    found = known.record
+        return found
 
 
 def find_room(vault: Vault, room: str, address: str | None = None) -> KnownRoom | None:

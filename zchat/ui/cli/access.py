@@ -26,6 +26,7 @@ from zchat.ui.cli.common import config_for, has_terminal, say, vault_of
 from zchat.ui.safe import safe_line
 
 DEFAULT_ROOM = "lobby"
+DERIVING = "Deriving the room's key (Argon2id, 256 MiB) ..."
 
 
 class Access(NamedTuple):
@@ -61,11 +62,7 @@ name_option = click.option(
     "--name", metavar="NAME", help="Who you are here. Default: who you were there last."
 )
 
-_OPTIONS = (
-    click.option("--new", is_flag=True, help="An empty room, or another one, is what is meant."),
-    click.option(
-        "--remember", is_flag=True, help="Keep the room's key in this profile, for you only."
-    ),
+_PASSPHRASE_OPTIONS = (
     click.option(
         "--passphrase-fd", type=int, metavar="N", help="Read the passphrase from descriptor N."
     ),
@@ -75,6 +72,13 @@ _OPTIONS = (
         metavar="FILE",
         help="Read the passphrase from a file (or name one in ZCHAT_PASSPHRASE_FILE).",
     ),
+)
+_OPTIONS = (
+    click.option("--new", is_flag=True, help="An empty room, or another one, is what is meant."),
+    click.option(
+        "--remember", is_flag=True, help="Keep the room's key in this profile, for you only."
+    ),
+    *_PASSPHRASE_OPTIONS,
     name_option,
 )
 
@@ -88,6 +92,20 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(access=access, **options)
 
     for option in _OPTIONS:
+        gathered = option(gathered)
+    return gathered
+
+
+def passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that needs no more than a passphrase, as one `access`."""
+
+    @functools.wraps(command)
+    def gathered(**options: Any) -> Any:
+        path, descriptor = options.pop("passphrase_file"), options.pop("passphrase_fd")
+        access = Access(None, path, descriptor, new=False, remember=False)
+        return command(access=access, **options)
+
+    for option in _PASSPHRASE_OPTIONS:
         gathered = option(gathered)
     return gathered
 
@@ -108,7 +126,7 @@ def read_passphrase(access: Access, room: str) -> str:
     """From a descriptor, a file, the file that the environment names, or a prompt."""
     source = passphrase_source(access, room)
     typed = source() if source else _ask(room)
-    say("Deriving the room's key (Argon2id, 256 MiB) ...")
+    say(DERIVING)
     return typed
 
 

@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zchat.errors import ZchatError
+from zchat.errors import FileInTheWay, NoMatch, Usage, ZchatError
 from zchat.ui.safe import safe_line
 
 if TYPE_CHECKING:
@@ -126,3 +127,25 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
             raise
 
     return asyncio.run(guarded())
+def count_up(what: str, n: int, end: int) -> None:
+    """A line that counts up to `end`, where that is far and somebody can see it."""
+    if sys.stderr.isatty() and end > _LONG_HISTORY and (n == end or n % _LONG_HISTORY == 0):
+        line_end = "\n" if n == end else ""
+        click.echo(f"\r{what}: {n:,} of {end:,}{line_end}", err=True, nl=False)
+
+
+def free_path(file: Path, *, force: bool) -> Path:
+    """Where FILE is to be written. Nothing but a file is ever written over, and only by `force`.
+
+    Raises FileInTheWay, NoMatch, Usage.
+    """
+    path = Path(os.path.realpath(file))
+    if not path.parent.is_dir():
+        raise NoMatch(reason=f"{file} cannot be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise Usage(reason=f"{file} is there, and is no file that could be written over")
+    if path.exists() and not force:
+        raise FileInTheWay(path=file)
+    return path
+
+

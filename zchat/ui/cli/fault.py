@@ -1,19 +1,49 @@
 """After a fault of the server: what proves it, and the way on."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from zchat.config import home
-from zchat.errors import BadEvidence, Exit, Malformed, NoMatch
+from zchat.errors import (
+    BadEvidence,
+    Exit,
+    ExportAccuses,
+    Malformed,
+    NoMatch,
+    NotItsPassphrase,
+    TextsUnchecked,
+)
+from zchat.member.invite import Origin
 from zchat.member.profile import Profile
+from zchat.member.recheck import Checked, Recheck
 from zchat.member.rejoin import rejoin as accept_log
+from zchat.member.rows import Blame
+from zchat.member.vault import RoomRecord
 from zchat.protocol import evidence as evidence_file
+from zchat.protocol.export import Opening
+from zchat.protocol.keys import RoomKeys
 from zchat.protocol.ledger import Contradiction, Proof, judge
-from zchat.ui.cli.access import Access, access_options, open_room, room_argument
-from zchat.ui.cli.common import data, say, vault_of
+from zchat.ui.cli.access import (
+    DERIVING,
+    Access,
+    access_options,
+    open_room,
+    own_profile,
+    passphrase_options,
+    passphrase_source,
+    room_argument,
+)
+from zchat.ui.cli.common import count_up, data, has_terminal, say, vault_of
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day
+
+# What a file begins with, whatever else is wrong with it.
+_EXPORT = re.compile(rb'\s*\{\s*"zchat_export"')
+_PAGE = re.compile(rb'\{"v":\d+,"room":')
 
 _SAYS = {
     Proof.TWO_HASHES: "signed two different histories of one room, both up to #{later}",
@@ -24,7 +54,7 @@ _SAYS = {
 
 @click.group()
 def evidence() -> None:
-    """Check what proves that a server contradicted itself.
+    """Check a proof against a server, or an export with proof.
 
     \b
         zchat evidence check proof.json
@@ -33,35 +63,152 @@ def evidence() -> None:
 
 @evidence.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def check(file: Path) -> None:
-    """Check an evidence file, offline, with nothing but the file.
+@passphrase_options
+def check(file: Path, access: Access) -> int:
+    """Check an evidence file, or an export with proof, offline.
 
     Says what it proves and what it does not. Ends with 1 where it proves nothing.
 
+    An export takes the room's key, remembered here or from its passphrase; without, its texts stay
+    unchecked, and it ends with 2. One that shows a contradiction of the server ends with 4.
+
     \b
         zchat evidence check proof.json
+        zchat evidence check ops.jsonl --passphrase-file words
     """
-    found = _read(file)
+    try:
+        with file.open("rb") as opened:
+            if _EXPORT.match(opened.peek(64)):
+                return _check_export(file, opened, access)
+            return _check_contradiction(file, opened.read(evidence_file.MAX_FILE_BYTES + 1))
+    except OSError as error:
+        raise BadEvidence(path=file, reason=error.strerror) from None
+    except Malformed as error:
+        raise BadEvidence(path=file, reason=error.facts["reason"]) from None
+
+
+def _check_contradiction(file: Path, raw: bytes) -> int:
+    if _PAGE.match(raw):
+        raise Malformed(reason="it was exported without --proof, and anybody can write such a file")
+    found = evidence_file.unpack(raw)
     proof = judge(found)
     if proof is None:
-        raise BadEvidence(path=file, reason="the signatures or the chain in it do not hold")
+        raise Malformed(reason="the signatures or the chain in it do not hold")
     said = _SAYS[proof].format(earlier=found.earlier.n, later=found.later.n)
     data(f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.")
     data("Not proved: which of the two is the true one, who was shown which, or anything a member")
     data("did. It binds only those whose invite has that log key.")
     for room in _rooms_of(found):
         data(safe_line(f"That is the server of your room {room}."))
+    return Exit.OK
 
 
-def _read(file: Path) -> Contradiction:
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(evidence_file.MAX_FILE_BYTES + 1)
-        return evidence_file.unpack(raw)
-    except OSError as error:
-        raise BadEvidence(path=file, reason=error.strerror) from None
-    except Malformed as error:
-        raise BadEvidence(path=file, reason=error.facts["reason"]) from None
+# ---- exports ----
+
+
+def _check_export(file: Path, opened: BinaryIO, access: Access) -> int:
+    recheck = Recheck(opened)
+    opening = recheck.opening
+    profile = own_profile()
+    record = profile.remembered(bytes.fromhex(opening.tag))
+    if record is not None:
+        recheck.compare(record)
+    keys = _keys_of(file, profile, record, opening, access)
+    checked = recheck.run(keys, lambda n: count_up("Checking", n, opening.last))
+    for line in _what_holds(opening, checked, record, with_texts=keys is not None):
+        data(safe_line(line))
+    accepted_n = record.accepted_n if record else 0
+    for finding in checked.findings:
+        if finding.blame is Blame.SERVER and not finding.n <= accepted_n:
+            raise ExportAccuses(path=file, text=finding.text)
+    if keys is None:
+        raise TextsUnchecked(path=file, room=opening.room)
+    return Exit.OK
+
+
+def _keys_of(
+    file: Path,
+    profile: Profile,
+    record: RoomRecord | None,
+    opening: Opening,
+    access: Access,
+) -> RoomKeys | None:
+    """Remembered, or from the passphrase; None where nobody has it."""
+    root = b"" if record is None or access.names_passphrase else profile.keeper.find_or_tell(record)
+    if root:
+        return RoomKeys(root)
+    source = passphrase_source(access, opening.room)
+    typed = source() if source else _ask(opening.room)
+    if not typed:
+        return None
+    say(DERIVING)
+    origin = [bytes.fromhex(key) for key in opening.origin]
+    keys = profile.derive(typed, Origin(*origin).salt(opening.room))
+    if keys.tag.hex() != opening.tag:
+        raise NotItsPassphrase(path=file)
+    return keys
+
+
+def _ask(room: str) -> str:
+    if not has_terminal():
+        return ""
+    prompt = f"Passphrase of {safe_line(room)} (Enter: check only what needs none)"
+    typed: str = click.prompt(prompt, default="", show_default=False, hide_input=True, err=True)
+    return typed
+
+
+def _what_holds(
+    opening: Opening, checked: Checked, record: RoomRecord | None, *, with_texts: bool
+) -> Iterator[str]:
+    first, last, room = opening.first, opening.last, opening.room
+    if with_texts:
+        yield (
+            f"Holds: {_count(checked.messages, 'message')} of {_count(checked.members, 'member')} "
+            f"in {room}, #{first} to #{last}. Each is signed by its author's key, opens with the "
+            "room's passphrase, and says what stands beside it."
+        )
+    yield f"Holds: the chain from #{first} to #{last}, signed by log key {opening.log_key}."
+    if record is not None:
+        yield f"That is the server of your invite to {room}."
+    elif with_texts and opening.log_key == opening.origin[1]:
+        yield "That is the server where this room and its keys were made."
+    else:
+        yield "Compare that key with your invite: anybody could have signed with one of their own."
+    if checked.words:
+        yield f"Words at #{last}: {' '.join(checked.words)}"
+        yield f"Who is in the room compares them with: zchat verify {room} --at {last}"
+    for finding in checked.findings:
+        yield f"{'!! ' if finding.blame is Blame.SERVER else '-- '}{finding.text}"
+    yield from _what_does_not(opening, checked, with_texts=with_texts)
+
+
+def _what_does_not(opening: Opening, checked: Checked, *, with_texts: bool) -> Iterator[str]:
+    first, last = opening.first, opening.last
+    if checked.others:
+        yield f"No messages: {checked.others} (filled numbers, repetitions, kinds unknown here)."
+    if checked.bare:
+        yield (
+            f"Not there: the envelopes of {_count(checked.bare, 'entry', 'entries')}, never "
+            "readable, no longer kept, or left out by whoever made this file."
+        )
+    if checked.missing:
+        numbers = _count(checked.missing, "number")
+        yield f"Not there: {numbers} of authors, never sent or not stored."
+    if first > 1:
+        yield f"Not proved: anything before #{first}. Of that the file has one hash."
+    if checked.before:
+        yield (
+            f"Not compared: {_count(checked.before, 'head')} before #{first} that authors had seen."
+        )
+    whose = "whose keys these are, " if with_texts else "a single text, name or time; "
+    yield f"Not proved: {whose}that nothing came after #{last}, and that authors' clocks are right."
+
+
+def _count(n: int, what: str, several: str = "") -> str:
+    return f"1 {what}" if n == 1 else f"{n:,} {several or what + 's'}"
+
+
+# ---- contradictions ----
 
 
 def _rooms_of(found: Contradiction) -> list[str]:

@@ -43,12 +43,16 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "send": ("send:send", "Send TEXT, or stdin line by line, to a room."),
         "tail": ("tail:tail", "Print a room's messages."),
         "search": ("search:search_room", "Find messages that hold all WORDS, in any case."),
+        "export": (
+            "export:export_room",
+            "Write a room's messages to a file: JSON Lines, Markdown or HTML.",
+        ),
     },
     "Trust": {
         "verify": ("know:verify", "Print eight words to compare by voice."),
         "members": ("know:members", "List who has spoken in a room."),
         "whoami": ("know:whoami", "Show who you are in each room, and where your keys lie."),
-        "evidence": ("fault:evidence", "Check what proves that a server contradicted itself."),
+        "evidence": ("fault:evidence", "Check a proof against a server, or an export with proof."),
         "rejoin": (
             "fault:rejoin",
             "Go on with the server's present log after it contradicted itself.",

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
+from wcwidth import wcswidth
 from zmq.utils import z85
 
 from tests.processes import Running, Terminal, World, wait_for, zchat
@@ -247,9 +248,9 @@ READING = [
     "members INVITE --name alice",
     "members INVITE --name alice --json",
     "verify INVITE --name alice",
-    "join INVITE --name alice",
     "export INVITE --name alice --format md",
     "export INVITE --name alice --format html --all",
+    "join INVITE --name alice",
 ]
 
 
@@ -276,6 +277,58 @@ def test_reading_commands_show_nothing_a_terminal_obeys(hostile: World) -> None:
             assert "[hidden characters removed]" in shown
             told = words[0] == "join" or "--all" in words
             assert shown.count("unreadable entry") == (len(CONTROL_NAMES) if told else 0)
+
+
+FOLDED = [
+    "tail INVITE --name alice --all",
+    "search lobby --regex .",
+    "members INVITE --name alice",
+    "rooms",
+    "whoami",
+]
+FAKED = "12:00 alice: I agree"
+
+
+def test_a_terminal_never_has_to_fold_a_line(hostile: World) -> None:
+    """Each line of a pipe begins one row, and every other row is indented: none can be faked."""
+    columns = 47
+    say(hostile, "bob", [("bob", "." * pad + FAKED) for pad in range(columns)])
+    say(hostile, "bob", [("bob", "x" + " " * pad + FAKED) for pad in range(columns)])
+    invite = hostile.broker.invite()
+    for command in FOLDED:
+        words = [invite if word == "INVITE" else word for word in command.split()]
+        piped = [unfenced(row) for row in hostile.run("alice", *words).stdout.splitlines()]
+        terminal = hostile.terminal("alice", *words, columns=columns, TERM="dumb")
+        assert leaks(finished(terminal)) == []
+        written = unfenced(terminal.raw.decode()).replace("\r", "").splitlines()
+        begun = [row for row in written if not row.startswith("      ")]
+        notes = len(begun) - len(piped)  # those for people come last
+        assert 0 <= notes <= (2 if command == "whoami" else 0), command
+        for row, line in zip(begun, piped, strict=False):
+            assert line.replace("\t", "    ").startswith(row.rstrip()), command
+        shown = [row for row in terminal.rows if row]
+        assert len(shown) <= len([row for row in written if row.strip()]), command
+        assert all(wcswidth(row.replace("\t", "    ")) <= columns for row in written), command
+        assert not any(row.startswith(FAKED) for row in shown)
+
+
+def test_plain_mode_in_a_terminal_folds_as_well(here: World) -> None:
+    """What comes, what is there already, and what the server says."""
+    padded = [("bob", "." * pad + FAKED) for pad in range(40)]
+    say(here, "bob", [*padded, ("bob", "so far")])
+    alice = here.terminal("alice", columns=40, TERM="dumb")
+    alice.expect(": so far$")
+    say(here, "bob", [*padded, ("bob", "the end")])
+    alice.expect(": the end$")
+    alice.type("\x04")
+    assert leaks(finished(alice)) == []
+    rows = [row for row in alice.rows if row]
+    assert not any(row.startswith(FAKED) for row in rows)
+    assert any(row.startswith("      ") for row in rows)
+
+
+def unfenced(text: str) -> str:
+    return text.replace("\u2068", "").replace("\u2069", "")
 
 
 def test_every_line_of_a_pipe_is_one_message(hostile: World) -> None:
@@ -426,6 +479,8 @@ BAD_INPUT = [
     ["broker", "--config", "X"],
     ["tail", "INVITE", "--passphrase-file", "X", "--new"],
     ["evidence", "check", "X"],
+    ["export", "lobby", "--format", "X"],
+    ["export", "lobby", "-o", "X/X"],
     ["rejoin", "X"],
     ["lab", "demo", "X"],
     ["lab", "rogue", "--lie", "X"],
@@ -479,8 +534,6 @@ class RefusingServer:
         self._public = keys.log_key.public
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-    ["export", "lobby", "--format", "X"],
-    ["export", "lobby", "-o", "X/X"],
         self._router.setsockopt(zmq.CURVE_SERVER, 1)
         self._router.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(keys.curve_secret))
         self._router.linger = 0
@@ -579,7 +632,8 @@ def test_a_server_of_another_version_is_quoted_safely(here: World) -> None:
         for command in (["tail", *where], ["join", *where], ["send", *where, "text"]):
             terminal = here.terminal("alice", *command, columns=200)
             assert leaks(finished(terminal, 3)) == []
-            assert "speaks another version of the protocol; server says: ^[]52" in terminal.text
+            shown = " ".join(terminal.text.split())
+            assert "speaks another version of the protocol; server says: ^[]52" in shown
 
 
 # ---- the broker's own words ----

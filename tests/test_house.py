@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ui": {
         *("zchat.member", "zchat.protocol.limits", *GROUND),
-        "prompt_toolkit",
+        *("prompt_toolkit", "wcwidth"),
     },
     "lab": {
         *("zchat.broker", "zchat.log", "zchat.errors", "zchat.ui.safe", "msgspec", "nacl", "zmq"),

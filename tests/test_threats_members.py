@@ -35,7 +35,7 @@ from zchat.protocol.envelope import EnvelopeClass, Header, envelope_id
 from zchat.protocol.ledger import LogKey
 from zchat.protocol.limits import HEAD_BYTES, MAX_PLACE
 from zchat.protocol.wire import NOT_DECODABLE, Cast, Post, Refuse, encode
-from zchat.ui.line import folded
+from zchat.ui.fold import folded
 
 FAULT = "^!! the server contradicted itself"
 MALLORY = "mallory~[0-9a-f]{4}"

@@ -512,8 +512,8 @@ def _() -> Patches:
     """Each key that is pressed is told."""
     honest = line.LineChat.__init__
 
-    def init(self: line.LineChat, where: visit.Visit) -> None:
-        honest(self, where)
+    def init(self: line.LineChat, where: visit.Visit, *, colours: bool) -> None:
+        honest(self, where, colours=colours)
         told = where.client
         self._session.default_buffer.on_text_changed += lambda _: told._do(told._core.farewell())
 
@@ -642,19 +642,19 @@ def _() -> Patches:
 @defence("gutter")
 def _() -> Patches:
     """Only the first row of a message names its sender."""
-    honest = show.message_lines
+    honest = show.message_rows
 
-    def lines(message: Message) -> list[str]:
+    def rows(message: Message) -> list[tuple[str, str]]:
         first, *rest = honest(message)
-        return [first, *(row.partition(": ")[2] for row in rest)]
+        return [first, *(("", text) for _, text in rest)]
 
-    return _everywhere(show.message_lines, lines)
+    return _everywhere(show.message_rows, rows)
 
 
 @defence("rows")
 def _() -> Patches:
     """A long row is left to the terminal, which wraps it where it likes."""
-    return [patch.object(line, "folded", lambda text, first_cells, cells: [text])]
+    return [patch.object(line, "hanging", lambda head, text, columns: [(head, text)])]
 
 
 @defence("address space")

@@ -10,6 +10,7 @@ written to any disk but the outbox.
 
 import asyncio
 import contextlib
+import os
 import sys
 import textwrap
 import time
@@ -24,10 +25,10 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
-from prompt_toolkit.utils import get_cwidth
 
 from zchat.errors import Exit, ZchatError
 from zchat.member.room import in_words
@@ -45,17 +46,16 @@ from zchat.member.rows import (
     State,
 )
 from zchat.ui.commands import COMMANDS, Quit, run_command
+from zchat.ui.fold import hanging
+from zchat.ui.ink import colour_of
 from zchat.ui.input import whole_text
 from zchat.ui.plain import not_confirmed, offline_line
-from zchat.ui.safe import FENCE, safe_line
-from zchat.ui.show import clock_time, day, message_lines, other_line, refusal_lines
+from zchat.ui.safe import safe_line
+from zchat.ui.show import clock_time, day, message_rows, other_line, refusal_lines
 from zchat.ui.visit import History, Visit, is_text
 
 _QUIT_WITHIN_S = 2.0
-_INDENT = "      "  # as wide as a time: a row that goes on begins where no line of ours does
-_FEWEST_CELLS = 8
 _FAREWELL_S = 3.0
-_NAME_COLOURS = ["ansicyan", "ansigreen", "ansiyellow", "ansimagenta", "ansiblue"]
 _STYLE = Style.from_dict(
     {
         "bottom-toolbar": "noreverse",
@@ -83,8 +83,9 @@ class _Keyboard(Vt100Input):
 class LineChat:
     """A chat in a terminal."""
 
-    def __init__(self, visit: Visit) -> None:
+    def __init__(self, visit: Visit, *, colours: bool) -> None:
         self.visit = visit
+        self._depth = _depth(colours=colours)
         self.compared_n = 0
         self._keyboard = _Keyboard(sys.stdin)
         self._session: PromptSession[str] = PromptSession(
@@ -98,6 +99,7 @@ class LineChat:
             erase_when_done=True,
             refresh_interval=1.0,
             style=_STYLE,
+            color_depth=self._depth,
         )
         self._last_day = ""
         self._on_the_way: set[bytes] = set()
@@ -208,11 +210,9 @@ class LineChat:
         if today != self._last_day:
             self._last_day = today
             self._print("note", f"-- {today}")
-        colour = "own" if message.own else _NAME_COLOURS[sum(message.sender) % len(_NAME_COLOURS)]
-        style = f"class:{colour}" if message.own else colour
-        for line in message_lines(message):
-            prefix, separator, text = line.partition(": ")
-            self._put(style, prefix + separator, "", text)
+        style = "class:own" if message.own else colour_of(message.sender)
+        for head, text in message_rows(message):
+            self._put(style, head, "", text)
 
     def note(self, text: str) -> None:
         """A line that nobody said."""
@@ -224,12 +224,8 @@ class LineChat:
     def _put(self, prefix_style: str, prefix: str, style: str, text: str) -> None:
         """A line, folded by us: one folded by the terminal could go on like a line of its own."""
         columns = self._session.app.output.get_size().columns
-        room = columns - get_cwidth(prefix)
-        cells = max(columns - len(_INDENT), _FEWEST_CELLS)
-        fits = room >= _FEWEST_CELLS
-        first, *more = folded(text, room, cells) if fits else ["", *folded(text, cells, cells)]
-        self._unwritten += [(prefix_style, prefix), (style, f"{first}\n")]
-        self._unwritten += [(style, f"{_INDENT}{row}\n") for row in more]
+        for head, rest in hanging(prefix, text, columns):
+            self._unwritten += [(prefix_style, head), (style, f"{rest}\n")]
         self._has_unwritten.set()
 
     async def _write(self) -> None:
@@ -243,7 +239,7 @@ class LineChat:
         lines, self._unwritten = self._unwritten, FormattedText()
         self._has_unwritten.clear()
         if lines:
-            print_formatted_text(self._session.app.output, lines, _STYLE)
+            print_formatted_text(self._session.app.output, lines, _STYLE, color_depth=self._depth)
 
     # ---- what goes out ----
 
@@ -359,27 +355,11 @@ class _Names(Completer):
                 yield Completion(candidate + " ", start_position=-len(word))
 
 
-def folded(text: str, first_cells: int, cells: int) -> list[str]:
-    """Rows of at most so many cells, broken at spaces where there are some.
-
-    Where a part was fenced in, each row is.
-    """
-    text = text.replace("\t", "    ")
-    rows, row, used, most = [], "", 0, first_cells
-    for char in text.replace(FENCE[0], "").replace(FENCE[1], ""):
-        width = get_cwidth(char)
-        if used + width > most:
-            words, _, begun = row.rpartition(" ")
-            whole = char == " " or not words.strip()
-            rows.append(row if whole else words)
-            row = "" if whole else begun
-            used, most = get_cwidth(row), cells
-            if char == " ":
-                continue
-        row, used = row + char, used + width
-    if not rows:
-        return [text]
-    return [row.join(FENCE) if FENCE[0] in text else row for row in (*rows, row)]
+def _depth(*, colours: bool) -> ColorDepth | None:
+    """None: as the terminal can. prompt_toolkit looks at NO_COLOR, too; --color goes before it."""
+    if not colours:
+        return ColorDepth.MONOCHROME
+    return ColorDepth.ANSI_COLORS_ONLY if os.environ.get("NO_COLOR") else None
 
 
 def _is_command(text: str) -> bool:

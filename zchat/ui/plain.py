@@ -30,20 +30,19 @@ from zchat.member.rows import (
 )
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.input import LineInput, TooLong
-from zchat.ui.show import clock_time, message_line, other_line, refusal_lines
+from zchat.ui.screen import Screen
+from zchat.ui.show import clock_time, other_line, refusal_lines
 from zchat.ui.visit import Visit
 
 _MOST_UNSEEN = 2_000
 
 
 class PlainChat:
-    """`out` takes lines of data, `note` lines for people (made safe by their maker)."""
+    """`screen` takes messages, `note` lines for people (made safe by their maker)."""
 
-    def __init__(
-        self, visit: Visit, out: Callable[[str], None], note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, visit: Visit, screen: Screen, note: Callable[[str], None]) -> None:
         self._visit = visit
-        self._out = out
+        self._screen = screen
         self._note = note
         self._unseen: set[bytes] = set()  # own messages not shown yet
         self._moved = asyncio.Event()
@@ -67,7 +66,7 @@ class PlainChat:
         """One row to where it belongs."""
         if isinstance(row, Message):
             self._unseen.discard(row.id)
-            self._out(message_line(row))
+            self._screen.message(row)
         elif not isinstance(row, Joined):
             self._note(other_line(row))
 

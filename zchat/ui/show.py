@@ -46,15 +46,19 @@ def _bounded(ms: int) -> int:
 
 def message_line(message: Message) -> str:
     """HH:MM NAME: TEXT, on one line whatever the text."""
-    return f"{_prefix(message)}{safe_line(message.text)}{_marks(message)}"
+    return "".join(message_parts(message))
 
 
-def message_lines(message: Message) -> list[str]:
+def message_parts(message: Message) -> tuple[str, str]:
+    """The same: who, and what."""
+    return _prefix(message), safe_line(message.text) + _marks(message)
+
+
+def message_rows(message: Message) -> list[tuple[str, str]]:
     """The same with the text's own line breaks; each row names its sender, so none can be faked."""
-    prefix = _prefix(message)
-    rows = [prefix + row for row in safe_lines(message.text)]
-    rows[-1] += _marks(message)
-    return rows
+    prefix, texts = _prefix(message), safe_lines(message.text)
+    texts[-1] += _marks(message)
+    return [(prefix, text) for text in texts]
 
 
 def _prefix(message: Message) -> str:
@@ -156,6 +160,11 @@ def member_fields(room: str, member: MemberView) -> dict[str, object]:
 
 def member_line(member: MemberView) -> str:
     """A member for people."""
+    return "".join(member_parts(member))
+
+
+def member_parts(member: MemberView) -> tuple[str, str]:
+    """The same: the name, and what is known."""
     trust = "you" if member.own else "verified" if member.verified else "not verified"
     last = f"{day(member.last_at_ms)} {clock_time(member.last_at_ms)}"
-    return f"{safe_line(member.shown)}  {trust}, last spoke {last}"
+    return safe_line(member.shown), f"  {trust}, last spoke {last}"

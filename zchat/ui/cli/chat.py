@@ -31,19 +31,21 @@ from zchat.ui.cli.access import (
     passphrase_source,
 )
 from zchat.ui.cli.common import (
+    color_option,
     config_for,
-    data,
     is_interactive,
     note,
+    note_whole,
     run,
     say,
+    screen,
     show_progress,
     timeout_option,
     vault_of,
+    wants_colours,
 )
 from zchat.ui.cli.serve import default_address
 from zchat.ui.plain import PlainChat
-from zchat.ui.show import message_lines
 from zchat.ui.visit import History, Visit
 
 
@@ -76,6 +78,7 @@ def chat_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--weak-passphrase", is_flag=True, help="Accept a new room that is cheap to break."
         ),
         click.option("--line", is_flag=True, help="Line mode (there is no other yet)."),
+        color_option,
     ):
         gathered = option(gathered)
     return access_options(gathered)
@@ -142,9 +145,9 @@ async def _stay(
         if is_interactive():
             from zchat.ui.line import LineChat
 
-            code: int = await LineChat(visit).run(history)
+            code: int = await LineChat(visit, colours=wants_colours()).run(history)
         else:
-            plain = PlainChat(visit, data, note)
+            plain = PlainChat(visit, screen(is_plain=True), note)
             for row in history:
                 plain.show(row)
             code = await plain.run(0, config.timeout_s)
@@ -158,6 +161,7 @@ class _Glimpser:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._screen = screen()
         self._shown: Glimpse | None = None
 
     def show(self, glimpse: Glimpse) -> None:
@@ -166,8 +170,7 @@ class _Glimpser:
             return
         self._shown = glimpse
         for message in glimpse.messages:
-            for line in message_lines(message):
-                data(line)
+            self._screen.message_rows(message)
         say(f"-- the newest of {glimpse.n:,} messages; the ones before are being checked ...")
 
     def settle(self, room: Room) -> None:
@@ -224,7 +227,7 @@ def start(
         else:
             fresh = ""
             opened = open_place(profile, vault, member, place, access)
-        say(f"  On the other computer:  zchat join {invite}")
+        note_whole(f"  On the other computer:  zchat join {invite}")
         if fresh:
             say("  Passphrase (say it, do not send it with the line):")
             say(f"    {fresh}")

@@ -22,12 +22,24 @@ if TYPE_CHECKING:
     from zchat.member.profile import Profile
     from zchat.member.rows import Progress
     from zchat.member.vault import Vault
+    from zchat.ui.screen import Screen
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 _LONG_HISTORY = 1_000
+_COLOR = "zchat.color"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+color_option = click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    expose_value=False,
+    callback=lambda context, _, asked: context.meta.__setitem__(_COLOR, asked),
+    help="When to colour names (auto: in a terminal; see zchat help environment).",
+)
 
 
 def timeout_option(text: str) -> Callable[[_C], _C]:
@@ -48,6 +60,17 @@ def say(text: str) -> None:
 
 def note(line: str) -> None:
     """A line for people that its maker made safe. Where nobody can read it, all else goes on."""
+    columns = _columns(2)
+    rows = [line]
+    if columns is not None and len(line) * 2 > columns:  # no character takes more than two
+        from zchat.ui.fold import hanging
+
+        rows = ["".join(row) for row in hanging("", line, columns)]
+    note_whole("\n".join(rows))
+
+
+def note_whole(line: str) -> None:
+    """The same for what is to be copied: never folded by us. Nothing in it is of others' making."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 
@@ -58,6 +81,32 @@ def data(line: str) -> None:
         click.echo(line)
     except BrokenPipeError:  # click would take it for a failure
         raise ReaderGone from None
+
+
+def screen(*, is_plain: bool = False) -> "Screen":
+    """Where lines for people go: stdout. Plain: colours only if somebody asks for them."""
+    from zchat.ui.screen import Screen
+
+    return Screen(data, lambda: _columns(1), colours=wants_colours(is_plain=is_plain))
+
+
+def wants_colours(*, is_plain: bool = False) -> bool:
+    """What --color, the environment and the terminal say."""
+    from zchat.ui.ink import wants_colour
+
+    context = click.get_current_context()
+    asked, is_terminal = context.meta.get(_COLOR, "auto"), sys.stdout.isatty() and not is_plain
+    wanted = wants_colour(asked, os.environ, is_terminal=is_terminal)
+    context.color = wanted or None  # else click would take them out again in a pipe
+    return wanted
+
+
+def _columns(descriptor: int) -> int | None:
+    """How wide the terminal there is; None where there is none."""
+    try:
+        return os.get_terminal_size(descriptor).columns or None
+    except OSError:
+        return None
 
 
 def complain(error: ZchatError) -> None:
@@ -85,6 +134,13 @@ def show_progress(progress: "Progress") -> None:
         click.echo(line, err=True, nl=False)
 
 
+def count_up(what: str, n: int, end: int) -> None:
+    """A line that counts up to `end`, where that is far and somebody can see it."""
+    if sys.stderr.isatty() and end > _LONG_HISTORY and (n == end or n % _LONG_HISTORY == 0):
+        line_end = "\n" if n == end else ""
+        click.echo(f"\r{what}: {n:,} of {end:,}{line_end}", err=True, nl=False)
+
+
 def config_for(**flags: object) -> "MemberConfig":
     """The member's settings, with these flags on top (None: not given)."""
     from zchat.config import MemberConfig, load
@@ -98,6 +154,21 @@ def vault_of(profile: "Profile", member: str) -> "Vault":
     vault = profile.vault(member)
     click.get_current_context().call_on_close(vault.close)
     return vault
+
+
+def free_path(file: Path, *, force: bool) -> Path:
+    """Where FILE is to be written. Nothing but a file is ever written over, and only by `force`.
+
+    Raises FileInTheWay, NoMatch, Usage.
+    """
+    path = Path(os.path.realpath(file))
+    if not path.parent.is_dir():
+        raise NoMatch(reason=f"{file} cannot be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise Usage(reason=f"{file} is there, and is no file that could be written over")
+    if path.exists() and not force:
+        raise FileInTheWay(path=file)
+    return path
 
 
 class Terminated(BaseException):
@@ -127,25 +198,3 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
             raise
 
     return asyncio.run(guarded())
-def count_up(what: str, n: int, end: int) -> None:
-    """A line that counts up to `end`, where that is far and somebody can see it."""
-    if sys.stderr.isatty() and end > _LONG_HISTORY and (n == end or n % _LONG_HISTORY == 0):
-        line_end = "\n" if n == end else ""
-        click.echo(f"\r{what}: {n:,} of {end:,}{line_end}", err=True, nl=False)
-
-
-def free_path(file: Path, *, force: bool) -> Path:
-    """Where FILE is to be written. Nothing but a file is ever written over, and only by `force`.
-
-    Raises FileInTheWay, NoMatch, Usage.
-    """
-    path = Path(os.path.realpath(file))
-    if not path.parent.is_dir():
-        raise NoMatch(reason=f"{file} cannot be written: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise Usage(reason=f"{file} is there, and is no file that could be written over")
-    if path.exists() and not force:
-        raise FileInTheWay(path=file)
-    return path
-
-

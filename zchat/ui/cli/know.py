@@ -19,18 +19,20 @@ from zchat.ui.cli.access import (
     room_argument,
 )
 from zchat.ui.cli.common import (
+    color_option,
     config_for,
     data,
     has_terminal,
     json_option,
     run,
     say,
+    screen,
     show_progress,
     vault_of,
 )
 from zchat.ui.commands import check_covered
 from zchat.ui.safe import safe_json, safe_line
-from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_line
+from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_parts
 from zchat.ui.visit import History, Visit
 
 
@@ -66,7 +68,8 @@ def rooms(*, as_json: bool) -> None:
             used = f"last used {day(known.used_ms)} {clock_time(known.used_ms)}"
             kept = "key remembered" if record.is_remembered else "asks for the passphrase"
             line = f"{record.room} at {record.server.address} as {member}: {kept}, {used}"
-            data(safe_line(line + (f"; SERVER FAULT: {record.fault}" if record.fault else "")))
+            line += f"; SERVER FAULT: {record.fault}" if record.fault else ""
+            screen().line(safe_line(line))
 
 
 @click.command()
@@ -100,7 +103,7 @@ def whoami(name: str | None, *, as_json: bool) -> None:
             else:
                 mark = f"~{key[:4]}, key {key}" if key else " (its key needs the passphrase)"
                 place = _PLACES[_kept(known.record)]
-                data(safe_line(f"{known.record.room}: {known.record.name}{mark}{place}"))
+                screen().line(safe_line(f"{known.record.room}: {known.record.name}{mark}{place}"))
     say(f"Your keys are in {home()}.")
     say("Who copies this folder can read the rooms whose key lies in it, and speak as you.")
 
@@ -159,6 +162,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
 @click.command()
 @room_argument
 @json_option
+@color_option
 @access_options
 def members(room: str, access: Access, *, as_json: bool) -> int:
     """List who has spoken in a room.
@@ -167,11 +171,14 @@ def members(room: str, access: Access, *, as_json: bool) -> int:
         zchat members lobby
     """
     opened = open_room(room, access)
+    on = screen()
 
     def show(visited: Room) -> None:
         for member in visited.members(0.0):
-            fields = member_fields(opened.record.room, member)
-            data(safe_json(fields) if as_json else member_line(member))
+            if as_json:
+                data(safe_json(member_fields(opened.record.room, member)))
+            else:
+                on.line(*member_parts(member), member.key)
 
     return run(_ask(opened, show, new=access.new))
 

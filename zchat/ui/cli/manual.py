@@ -40,7 +40,12 @@ whoami:        v member room name key kept (keyring, profile, null)
 ZCHAT_HOME             one folder for all files of a profile (else the platform's own place)
 ZCHAT_PASSPHRASE_FILE  a file that holds the passphrase
 ZCHAT_<SETTING>        any setting of config/member.toml or config/broker.toml, in capitals
-NO_COLOR, TERM=dumb    plain output
+NO_COLOR               no colours, whatever it says, unless it is empty
+FORCE_COLOR            colours in a pipe, too, unless it is 0 or empty
+TERM=dumb              no colours, and no prompt that stays in place
+
+For colours --color goes first (auto, always, never), then NO_COLOR, then FORCE_COLOR; else names
+have them in a terminal. They are made of keys, and none says what is not written as well.
 
 A passphrase itself never comes by the environment or the command line: others could read it.""",
     "trust": """\

@@ -10,7 +10,7 @@ from zchat.member.names import shown_name
 from zchat.member.profile import Opened
 from zchat.protocol.keys import Author
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
-from zchat.ui.cli.common import data, json_option
+from zchat.ui.cli.common import color_option, data, json_option, screen
 from zchat.ui.moments import since_ms
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
@@ -24,6 +24,7 @@ from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
 @click.option("--regex", is_flag=True, help="WORDS is one regular expression.")
 @click.option("-C", "--context", type=click.IntRange(0, 50), default=0, help="Lines around each.")
 @json_option
+@color_option
 @access_options
 def search_room(
     room: str,
@@ -53,9 +54,8 @@ def search_room(
     try:
         path = opened.vault.replica_path(opened.keys.tag)
         found = search(path, opened.keys, query)
-        lines = _json_lines(opened, found) if as_json else _lines(opened, found, context)
-        for count, line in enumerate(lines, 1):  # noqa: B007  how many there were
-            data(line)
+        shown = _as_json(opened, found) if as_json else _as_lines(opened, found, context)
+        count = sum(shown)
     except StoreEmpty:
         pass  # known, and never read
     if not count:
@@ -63,31 +63,33 @@ def search_room(
     return Exit.OK
 
 
-def _lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[str]:
+def _as_lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[int]:
     """Each with its neighbours; what overlaps is shown once, what is apart is parted."""
     path, last_n = opened.vault.replica_path(opened.keys.tag), 0
+    on = screen()
     for said in found:
         around = [said]
         if context:
             first = max(said.n - context, last_n + 1)
             around = list(read(path, opened.keys, first, said.n + context))
             if last_n and first > last_n + 1:
-                yield "--"
+                on.line("--")
         for each in around:
             if each.n > last_n:
-                yield _line(opened, each)
+                on.line(_head(opened, each), safe_line(each.text), each.sender)
         last_n = max(last_n, around[-1].n if around else 0)
+        yield 1
 
 
-def _line(opened: Opened, said: Said) -> str:
+def _head(opened: Opened, said: Said) -> str:
     own = said.sender == Author(opened.vault.master_seed, opened.keys).public
     trusted = own or opened.vault.is_verified(opened.keys.tag, said.sender)
     name = safe_line(shown_name(said.sender, said.name, trusted=trusted))
     when = f"{day(said.sent_at_ms)} {clock_time(said.sent_at_ms)}"
-    return f"#{said.n} {when} {name}: {safe_line(said.text)}"
+    return f"#{said.n} {when} {name}: "
 
 
-def _json_lines(opened: Opened, found: Iterable[Said]) -> Iterator[str]:
+def _as_json(opened: Opened, found: Iterable[Said]) -> Iterator[int]:
     for said in found:
         fields = {
             "v": JSON_VERSION,
@@ -101,4 +103,5 @@ def _json_lines(opened: Opened, found: Iterable[Said]) -> Iterator[str]:
             "text": said.text,
             "reply_to": said.reply_to.hex() if said.reply_to else None,
         }
-        yield safe_json(fields)
+        data(safe_json(fields))
+        yield 1

@@ -12,18 +12,20 @@ from zchat.member.rows import Connection, Here, Message, Notice, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import (
     ReaderGone,
+    color_option,
     config_for,
     data,
     json_option,
     note,
     run,
     say,
+    screen,
     show_progress,
 )
 from zchat.ui.each import Each, OutputGone
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
-from zchat.ui.show import message_line, other_line, row_json
+from zchat.ui.show import other_line, row_json
 from zchat.ui.visit import History, Visit, is_text
 
 _EXEC_TIMEOUT_S = 60.0
@@ -74,6 +76,7 @@ class _Wish(NamedTuple):
     help="End a CMD that takes longer than S seconds (60).",
 )
 @json_option
+@color_option
 @access_options
 def tail(room: str, access: Access, **options: Any) -> int:
     """Print a room's messages.
@@ -123,12 +126,15 @@ class _Shower:
     def __init__(self, opened: Opened, wish: _Wish) -> None:
         self._room = opened.record.room
         self._as_json = wish.as_json
+        self._screen = screen()
 
     async def show(self, row: Row, waiting: int) -> None:
         if self._as_json:
             data(row_json(self._room, row))
+        elif isinstance(row, Message):
+            self._screen.message(row)
         else:
-            data(message_line(row) if isinstance(row, Message) else other_line(row))
+            self._screen.line(other_line(row))
 
 
 class _Runner:

@@ -1,0 +1,122 @@
+"""Lines in a terminal: where they are folded, and when they have colours."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wcwidth import wcswidth
+
+from tests.processes import World
+from zchat.ui.fold import INDENT, folded, hanging
+from zchat.ui.ink import coloured, wants_colour
+from zchat.ui.safe import FENCE, safe_line
+
+words = st.text(st.sampled_from("ab.漢é\u0301שл\t⏎"), max_size=40)
+texts = st.lists(words, max_size=6).map(" ".join).map(safe_line)
+
+
+def width(row: str) -> int:
+    return max(0, wcswidth(row.replace(FENCE[0], "").replace(FENCE[1], "")))
+
+
+@given(texts, texts, st.integers(14, 30))
+def test_no_row_is_wider_than_the_terminal(head: str, text: str, columns: int) -> None:
+    """All of the text is there, in order; every row but the first is indented; fences are shut."""
+    rows = ["".join(row) for row in hanging(head, text, columns)]
+    assert all(width(row) <= columns for row in rows)
+    assert all(row.startswith(INDENT) for row in rows[1:])
+    assert all(row.count(FENCE[0]) == row.count(FENCE[1]) for row in rows)
+    seen = re.sub(r"[\s\u2068\u2069]", "", "".join(rows))
+    assert seen == re.sub(r"[\s\u2068\u2069]", "", head + text)
+
+
+def test_a_line_that_fits_is_left_as_it_is() -> None:
+    """To the last cell; one more, and it is broken at a space."""
+    assert hanging("12:00 bob: ", "two words", 20) == [("12:00 bob: ", "two words")]
+    assert hanging("12:00 bob: ", "two words", 19) == [
+        ("12:00 bob: ", "two"),
+        ("", f"{INDENT}words"),
+    ]
+    assert folded("漢字漢字", 4, 6) == ["漢字", "漢字"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "is_terminal", "wanted"),
+    [
+        ("auto", {"TERM": "xterm"}, True, True),
+        ("auto", {"TERM": "xterm"}, False, False),
+        ("auto", {"TERM": "dumb"}, True, False),
+        ("auto", {}, True, False),
+        ("auto", {"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ("auto", {"TERM": "xterm", "NO_COLOR": ""}, True, True),
+        ("auto", {"FORCE_COLOR": "1"}, False, True),
+        ("auto", {"FORCE_COLOR": "0"}, False, False),
+        ("auto", {"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False),
+        ("always", {"NO_COLOR": "1", "TERM": "dumb"}, False, True),
+        ("never", {"FORCE_COLOR": "1", "TERM": "xterm"}, True, False),
+    ],
+)
+def test_who_says_whether_there_are_colours(
+    asked: str, environment: dict[str, str], is_terminal: bool, wanted: bool
+) -> None:
+    """--color, then NO_COLOR, then FORCE_COLOR, then the terminal."""
+    assert wants_colour(asked, environment, is_terminal=is_terminal) is wanted
+
+
+COLOUR = re.compile(r"\x1b\[0;3[1-6]m")
+
+
+def test_names_have_colours_where_colours_are_wanted(here: World) -> None:
+    """In a terminal, or by --color always; never in plain mode unasked; JSON has none at all."""
+    invite = here.broker.invite()
+    assert here.run("bob", "send", invite, "hello").returncode == 0
+    here.run("alice", "tail", invite)
+    for words in (["tail", "lobby"], ["search", "lobby", "hello"], ["members", "lobby"]):
+        plain = here.run("alice", *words).stdout
+        assert "\x1b" not in plain
+        always = here.run("alice", *words, "--color", "always", NO_COLOR="1").stdout
+        assert COLOUR.search(always)
+        assert re.sub(r"\x1b\[[0-9;]*m", "", always) == plain
+        assert "\x1b" not in here.run("alice", *words, "--json", "--color", "always").stdout
+    for more, no_colour, has_colours in (
+        ([], "", True),
+        ([], "1", False),
+        (["--color", "never"], "", False),
+    ):
+        terminal = here.terminal("alice", "tail", "lobby", *more, NO_COLOR=no_colour)
+        assert terminal.wait() == 0
+        assert bool(COLOUR.search(terminal.raw.decode())) is has_colours
+    joined = here.run("alice", "join", "lobby").stdout
+    assert joined.endswith(": hello\n")
+    assert "\x1b" not in joined
+    assert COLOUR.search(here.run("alice", "join", "lobby", "--color", "always").stdout)
+
+
+@pytest.mark.parametrize(
+    ("more", "no_colour", "has_colours"),
+    [
+        ([], "", True),
+        ([], "1", False),
+        (["--color", "never"], "", False),
+        (["--color", "always"], "1", True),
+    ],
+)
+def test_the_chat_has_colours_where_they_are_wanted(
+    here: World, more: list[str], no_colour: str, has_colours: bool
+) -> None:
+    """The prompt, bold and cursor stay as they are."""
+    invite = here.broker.invite()
+    assert here.run("bob", "send", invite, "hello").returncode == 0
+    alice = here.terminal("alice", "join", invite, "--name", "alice", *more, NO_COLOR=no_colour)
+    alice.expect(": hello$")
+    alice.expect("^>")
+    alice.type("/quit\r")
+    assert alice.wait() == 0
+    assert bool(re.search(r"\x1b\[0;3[1-6]", alice.raw.decode())) is has_colours
+
+
+def test_a_name_without_a_key_has_no_colour() -> None:
+    """And nothing that is empty begins a sequence."""
+    assert coloured("", b"key") == ""
+    assert coloured("bob", b"key").endswith("bob\x1b[0m")

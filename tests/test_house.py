@@ -19,7 +19,9 @@ OPEN_PROTOCOL = {
     f"zchat.protocol.{name}"
     for name in ("limits", "labels", "envelope", "ledger", "wire", "evidence", "export")
 }
-OPENING_PROTOCOL = {f"zchat.protocol.{name}" for name in ("words", "keys", "seal", "body")}
+OPENING_PROTOCOL = {
+    f"zchat.protocol.{name}" for name in ("words", "keys", "seal", "body", "backup")
+}
 GROUND = {"zchat.errors", "zchat.clock", "zchat.files", "zchat.database", "zchat.config", "zchat"}
 
 # Which names (or prefixes) a room may import besides the standard library and its own files.
@@ -48,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ui": {
         *("zchat.member", "zchat.protocol.limits", *GROUND),
-        *("prompt_toolkit", "wcwidth"),
+        *("prompt_toolkit", "segno", "wcwidth"),
     },
     "lab": {
         *("zchat.broker", "zchat.log", "zchat.errors", "zchat.ui.safe", "msgspec", "nacl", "zmq"),
@@ -62,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
             "zchat.protocol.ledger",
             "zchat.protocol.keys",
         ),
-        *("zchat.protocol.evidence", "zchat.protocol.export", "zchat.lab", *GROUND),
+        *("zchat.protocol.evidence", "zchat.protocol.export", "zchat.protocol.backup"),
+        *("zchat.lab", *GROUND),
     },
     "__main__": {"zchat.ui.cli.main"},
     "__init__": set(),

@@ -1,9 +1,11 @@
 """Lines in a terminal: where they are folded, and when they have colours."""
 
+import json
 import re
 
 import pytest
-from hypothesis import given
+import segno
+from hypothesis import example, given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
@@ -20,6 +22,7 @@ def width(row: str) -> int:
     return max(0, wcswidth(row.replace(FENCE[0], "").replace(FENCE[1], "")))
 
 
+@example("a " + "b" * 40, "", 30)  # a word that fits the first row, and none below
 @given(texts, texts, st.integers(14, 30))
 def test_no_row_is_wider_than_the_terminal(head: str, text: str, columns: int) -> None:
     """All of the text is there, in order; every row but the first is indented; fences are shut."""
@@ -120,3 +123,55 @@ def test_a_name_without_a_key_has_no_colour() -> None:
     """And nothing that is empty begins a sequence."""
     assert coloured("", b"key") == ""
     assert coloured("bob", b"key").endswith("bob\x1b[0m")
+
+
+# ---- a code for a camera ----
+
+LIGHT = {"█": (1, 1), "▀": (1, 0), "▄": (0, 1), " ": (0, 0)}
+
+
+def modules_of(rows: list[str]) -> list[list[int]]:
+    """What a camera sees of half blocks: 1 is dark."""
+    pairs = [[LIGHT[char] for char in row] for row in rows]
+    return [[1 - pair[half] for pair in row] for row in pairs for half in (0, 1)]
+
+
+def test_the_invite_is_drawn_as_the_code_of_its_line(here: World) -> None:
+    """Module for module, within light ones; as wide on every row; nothing else is in it."""
+    invite = here.broker.invite()
+    here.run("alice", "tail", invite)
+    done = here.run("alice", "invite", "lobby", "--qr")
+    assert done.returncode == 0
+    assert "The passphrase is not in it" in done.stderr
+    modules = modules_of(done.stdout.splitlines())
+    assert {len(row) for row in modules} == {len(modules[0])}
+    code = [list(map(int, row)) for row in segno.make_qr(invite, error="l").matrix]
+    inner = [row[2 : 2 + len(code)] for row in modules[2 : 2 + len(code)]]
+    assert inner == code
+    assert sum(map(sum, modules)) == sum(map(sum, code))
+    assert len(done.stdout.splitlines()) < 24
+
+
+def test_a_code_is_black_on_white_in_any_terminal(here: World) -> None:
+    """Set outright, row for row; where it has no room or no blocks there is none."""
+    here.run("alice", "tail", here.broker.invite())
+    plain = here.run("alice", "invite", "lobby", "--qr").stdout.splitlines()
+    terminal = here.terminal("alice", "invite", "lobby", "--qr", columns=80, rows=40)
+    assert terminal.wait() == 0
+    assert [row[: len(plain[0])] for row in terminal.screen.display[: len(plain)]] == plain
+    for cell in terminal.screen.buffer[0].values():
+        assert (cell.fg, cell.bg) in {("ffffff", "000000"), ("default", "default")}
+    narrow = here.terminal("alice", "invite", "lobby", "--qr", columns=30)
+    assert narrow.wait() == 1
+    narrow.expect(r"the code is \d+ columns$")
+    ascii_only = here.run("alice", "invite", "lobby", "--qr", PYTHONIOENCODING="ascii")
+    assert (ascii_only.returncode, ascii_only.stdout) == (1, "")
+    assert "needs blocks" in ascii_only.stderr
+
+
+def test_an_invite_as_an_object(here: World) -> None:
+    """And either an object or a code."""
+    here.run("alice", "tail", here.broker.invite())
+    row = json.loads(here.run("alice", "invite", "lobby", "--json").stdout)
+    assert row == {"v": 1, "room": "lobby", "member": "alice", "invite": here.broker.invite()}
+    assert here.run("alice", "invite", "lobby", "--json", "--qr").returncode == 2

@@ -60,7 +60,7 @@ def say(text: str) -> None:
 
 def note(line: str) -> None:
     """A line for people that its maker made safe. Where nobody can read it, all else goes on."""
-    columns = _columns(2)
+    columns = terminal_columns(2)
     rows = [line]
     if columns is not None and len(line) * 2 > columns:  # no character takes more than two
         from zchat.ui.fold import hanging
@@ -87,7 +87,7 @@ def screen(*, is_plain: bool = False) -> "Screen":
     """Where lines for people go: stdout. Plain: colours only if somebody asks for them."""
     from zchat.ui.screen import Screen
 
-    return Screen(data, lambda: _columns(1), colours=wants_colours(is_plain=is_plain))
+    return Screen(data, lambda: terminal_columns(1), colours=wants_colours(is_plain=is_plain))
 
 
 def wants_colours(*, is_plain: bool = False) -> bool:
@@ -101,7 +101,7 @@ def wants_colours(*, is_plain: bool = False) -> bool:
     return wanted
 
 
-def _columns(descriptor: int) -> int | None:
+def terminal_columns(descriptor: int) -> int | None:
     """How wide the terminal there is; None where there is none."""
     try:
         return os.get_terminal_size(descriptor).columns or None

@@ -1,5 +1,6 @@
 """Commands that answer a question: rooms, members, whoami, invite, verify; and forget."""
 
+import sys
 from collections.abc import Callable
 
 import click
@@ -28,7 +29,9 @@ from zchat.ui.cli.common import (
     say,
     screen,
     show_progress,
+    terminal_columns,
     vault_of,
+    wants_colours,
 )
 from zchat.ui.commands import check_covered
 from zchat.ui.safe import safe_json, safe_line
@@ -125,15 +128,45 @@ def _kept(record: RoomRecord) -> str | None:
 @click.command()
 @room_argument
 @name_option
-def invite(room: str, name: str | None) -> None:
+@click.option("--qr", is_flag=True, help="As a QR code, for a camera.")
+@json_option
+@color_option
+def invite(room: str, name: str | None, *, qr: bool, as_json: bool) -> None:
     """Print the invite line of a room. The passphrase travels by another way.
 
     \b
         zchat invite lobby
+        zchat invite lobby --qr
     """
+    if qr and as_json:
+        raise Usage(reason="--qr and --json do not go together")
     profile = Profile(home())
-    vault = vault_of(profile, profile.choose_member(name, config_for().name, room))
-    data(str(known_here(vault, room).record.invite))
+    member = profile.choose_member(name, config_for().name, room)
+    record = known_here(vault_of(profile, member), room).record
+    line = str(record.invite)
+    if qr:
+        _show_code(line)
+    elif as_json:
+        fields = {"v": JSON_VERSION, "room": record.room, "member": member, "invite": line}
+        data(safe_json(fields))
+    else:
+        data(line)
+
+
+def _show_code(line: str) -> None:
+    """Raises NoMatch where it would not be a code that a camera can read."""
+    from zchat.ui.qr import qr_rows
+
+    colours = wants_colours()
+    rows, columns = qr_rows(line, colours=colours), terminal_columns(1)
+    width = len(qr_rows(line, colours=False)[0])
+    if columns is not None and columns < width:
+        raise NoMatch(reason=f"the code is {width} columns wide, and this terminal has {columns}")
+    if "█".encode(sys.stdout.encoding, "replace") == b"?":
+        raise NoMatch(reason=f"the code needs blocks, and this terminal has {sys.stdout.encoding}")
+    for row in rows:
+        data(row)
+    say("The passphrase is not in it: say it, do not send it along.")
 
 
 @click.command()

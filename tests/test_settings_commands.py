@@ -45,7 +45,10 @@ def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path) -> None
     listed = zchat(tmp_path, "help").stdout.partition("Topics: ")[2].partition(".")[0]
     for topic in listed.split(", "):
         assert len(zchat(tmp_path, "help", topic).stdout.splitlines()) > 3
-    assert zchat(tmp_path, "help", "cooking").returncode == 1
+    unknown = zchat(tmp_path, "help", "cooking")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert all(topic in unknown.stderr for topic in listed.split(", "))
+    assert zchat(tmp_path, "help", "tail").stdout == zchat(tmp_path, "tail", "--help").stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -63,3 +66,46 @@ def test_rooms_are_completed_from_the_profile(here: World) -> None:
         env = {**environment(home), **words}
         done = subprocess.run(ZCHAT, env={**os.environ, **env}, capture_output=True, check=False)
         assert done.stdout.decode().strip() == expected.strip()
+
+
+MISTYPED = [
+    (["tial", "lobby"], 2, "Did you mean 'tail'?"),
+    (["broker", "audti"], 2, "Did you mean 'audit'?"),
+    (["tail", "lobby", "--jsno"], 2, "'--json'"),
+    (["help", "jason"], 1, "Did you mean 'json'?"),
+    (["tail", "loby"], 1, "Did you mean 'lobby'?"),
+    (["send", "lobbyy", "text"], 1, "Did you mean 'lobby'?"),
+    (["search", "lobb", "word"], 1, "Did you mean 'lobby'?"),
+    (["invite", "Loby"], 1, "Did you mean 'lobby'?"),
+    (["forget", "lobbi", "--yes"], 1, "Did you mean 'lobby'?"),
+    (["join", "--room", "lobyb"], 1, "Did you mean 'lobby'?"),
+]
+
+
+def test_what_is_mistyped_is_asked_back(here: World) -> None:
+    """Commands, options, topics, rooms: the nearest is named, and nothing is made."""
+    here.run("alice", "tail", here.broker.invite())
+    members = here.home("alice") / "members"
+    before = sorted(path.name for path in members.iterdir())
+    for command, code, says in MISTYPED:
+        done = here.run("alice", *command)
+        assert (done.returncode, done.stdout) == (code, ""), command
+        assert says in done.stderr, command
+    assert sorted(path.name for path in members.iterdir()) == before
+    assert "Did you mean" not in here.run("alice", "tail", "quite-another").stderr
+
+
+def test_a_mistyped_room_makes_no_member(tmp_path: Path) -> None:
+    """In an empty profile, nothing at all."""
+    for command in ("tail", "send", "invite", "forget"):
+        assert zchat(tmp_path / "home", command, "lobby", "--name", "x").returncode == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_where_a_server_runs_another_room_may_be_meant(here: World) -> None:
+    """It is asked back, and goes on."""
+    here.run("alice", "tail", here.broker.invite())
+    (here.home("alice") / "broker").symlink_to(here.broker.home / "broker")
+    done = here.run("alice", "tail", "loby")
+    assert done.returncode == 2
+    assert "No room 'loby' is known here yet. Did you mean 'lobby'?" in done.stderr

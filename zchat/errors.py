@@ -5,7 +5,9 @@ Rules of this file: the first paragraph of a class's docstring **is** the senten
 the process's answer. Code raises these with facts, never with prose. What is not below is our bug.
 """
 
+import difflib
 import inspect
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -25,6 +27,12 @@ class Exit(IntEnum):
     BUG = 70
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """A question in front of other advice; empty where nothing known is near."""
+    near = difflib.get_close_matches(typed, sorted(known), 1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 class ZchatError(Exception):
@@ -110,20 +118,32 @@ class NothingToSay(BadInput):
     hint = "Give a text, or pipe one in: `make 2>&1 | zchat send ROOM`."
 
 
+class ProfileInTheWay(BadInput):
+    """There is a profile in {home} already, of {members}. Nothing was changed."""
+
+    hint = "Name another folder for this one: ZCHAT_HOME=FOLDER zchat profile import FILE."
+
+
 class UnknownRoom(BadInput):
     """No room {room!r} is known here."""
 
-    hint = "Join it first: `zchat join INVITE`. `zchat rooms` lists what is known."
+    hint = "{meant}Join it first: `zchat join INVITE`. `zchat rooms` lists what is known."
 
 
 class NoServerKnown(BadInput):
     """It is not known which server to go to."""
 
-    hint = "Give an invite (zchat join zchat://...), or start a server here: `zchat broker`."
+    hint = "{meant}Give an invite (zchat join zchat://...), or start a server: `zchat broker`."
 
 
 class NoMatch(BadInput):
     """{reason}."""
+
+
+class NoTopic(BadInput):
+    """There is no topic {topic!r}."""
+
+    hint = "{meant}There are {topics}."
 
 
 class BadPattern(BadInput):
@@ -300,6 +320,24 @@ class NotItsPassphrase(ZchatError):
 
 class KeyringTrouble(ZchatError):
     """The OS keyring cannot be used: {reason}."""
+
+
+class NeedsBackupPassphrase(NeedsTerminal):
+    """The passphrase of the backup cannot be asked for: there is no terminal."""
+
+    hint = "Use --passphrase-file FILE or --passphrase-fd N."
+
+
+class WeakBackup(WeakPassphrase):
+    """That passphrase is too weak for a backup: about ${dollars} to break."""
+
+    hint = "Have one made (Enter at the prompt), or say --weak-passphrase if you accept that."
+
+
+class BadBackup(StoreUnreadable):
+    """{path} is no backup that can be used: {reason}."""
+
+    hint = "Was it changed or cut short, or made by a newer zchat? Try another copy."
 
 
 # ---- The server's faults ----

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from zchat.errors import StoreBusy, UnknownRoom, WrongPassphrase
+from zchat.errors import StoreBusy, UnknownRoom, WrongPassphrase, did_you_mean
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite
 from zchat.member.keeper import Keeper
@@ -98,6 +98,10 @@ class Profile:
         if opened.vault.room(opened.keys.tag) is None:
             self.keeper.forget(opened.record)
 
+    def all_rooms(self) -> set[str]:
+        """The rooms that any member knows."""
+        return {room for member in self.members() for room in self.room_names(member)}
+
     def open(
         self,
         vault: Vault,
@@ -122,7 +126,8 @@ class Profile:
             keys, strength = RoomKeys(root), float("inf")
         else:
             given = passphrase()
-            keys, strength = self.derive(given, invite.origin.salt(invite.room)), bits(given)
+            root = self.derive(given, invite.origin.salt(invite.room))
+            keys, strength = RoomKeys(root), bits(given)
             if known is not None and not new and vault.room(keys.tag) is None:
                 if not known.record.is_unsure:
                     raise WrongPassphrase(room=invite.room)
@@ -138,12 +143,12 @@ class Profile:
             vault.scrub()
         return Opened(vault, keys, record, strength)
 
-    def derive(self, passphrase: str, salt: bytes) -> RoomKeys:
+    def derive(self, passphrase: str, salt: bytes) -> bytes:
         """Half a second and 256 MiB, one at a time on this profile."""
         canonical = canonical_passphrase(passphrase)
         private_folder(self.home)
         with take_lock(self.home / "argon2id", wait_s=math.inf):
-            return RoomKeys(derive_root(canonical, salt))
+            return derive_root(canonical, salt)
 
     def remembered(self, tag: bytes) -> RoomRecord | None:
         """What is known of the room with this tag; of several members, who remembers its key."""
@@ -168,7 +173,8 @@ def known_here(vault: Vault, room: str) -> KnownRoom:
     """As find_room. Raises UnknownRoom."""
     known = find_room(vault, room)
     if known is None:
-        raise UnknownRoom(room=room)
+        names = [known.record.room for known in vault.rooms()]
+        raise UnknownRoom(room=room, meant=did_you_mean(room, names))
     return known
 
 

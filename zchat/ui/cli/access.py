@@ -15,11 +15,18 @@ from click.shell_completion import CompletionItem
 
 from zchat.broker.folder import announced
 from zchat.config import DEFAULT_PORT, home
-from zchat.errors import BadPassphrase, NeedsTerminal, NoServerKnown, Usage
+from zchat.errors import (
+    BadPassphrase,
+    NeedsTerminal,
+    NoServerKnown,
+    UnknownRoom,
+    Usage,
+    did_you_mean,
+)
 from zchat.member.invite import SCHEME, Invite, format_address, parse_address, parse_invite
 from zchat.member.keeper import Keeper
 from zchat.member.profile import Opened, Place, Profile, find_room, known_here, same_place
-from zchat.member.vault import Vault
+from zchat.member.vault import KnownRoom, Vault
 from zchat.protocol.limits import MAX_PASSPHRASE_BYTES
 from zchat.protocol.words import canonical_room_name, near_misses
 from zchat.ui.cli.common import config_for, has_terminal, say, vault_of
@@ -49,8 +56,7 @@ def complete_rooms(
 ) -> list[CompletionItem]:
     """The rooms this profile knows; nothing at all where it cannot be read."""
     try:
-        profile = Profile(home())
-        names = {room for member in profile.members() for room in profile.room_names(member)}
+        names = Profile(home()).all_rooms()
     except Exception:  # a key press must never end in an error
         return []
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
@@ -62,23 +68,26 @@ name_option = click.option(
     "--name", metavar="NAME", help="Who you are here. Default: who you were there last."
 )
 
-_PASSPHRASE_OPTIONS = (
-    click.option(
-        "--passphrase-fd", type=int, metavar="N", help="Read the passphrase from descriptor N."
-    ),
-    click.option(
-        "--passphrase-file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Read the passphrase from a file (or name one in ZCHAT_PASSPHRASE_FILE).",
-    ),
+_fd_option = click.option(
+    "--passphrase-fd", type=int, metavar="N", help="Read the passphrase from descriptor N."
+)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_file_option = click.option(
+    "--passphrase-file", type=_FILE, metavar="FILE", help="Read the passphrase from a file."
+)
+_room_file_option = click.option(
+    "--passphrase-file",
+    type=_FILE,
+    metavar="FILE",
+    help="Read the passphrase from a file (or name one in ZCHAT_PASSPHRASE_FILE).",
 )
 _OPTIONS = (
     click.option("--new", is_flag=True, help="An empty room, or another one, is what is meant."),
     click.option(
         "--remember", is_flag=True, help="Keep the room's key in this profile, for you only."
     ),
-    *_PASSPHRASE_OPTIONS,
+    _fd_option,
+    _room_file_option,
     name_option,
 )
 
@@ -96,18 +105,19 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
-def passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that needs no more than a passphrase, as one `access`."""
+def passphrase_options(*, of_room: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of a command that needs no more than a passphrase, which it gets as `access`."""
 
-    @functools.wraps(command)
-    def gathered(**options: Any) -> Any:
-        path, descriptor = options.pop("passphrase_file"), options.pop("passphrase_fd")
-        access = Access(None, path, descriptor, new=False, remember=False)
-        return command(access=access, **options)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def gathered(**options: Any) -> Any:
+            path, descriptor = options.pop("passphrase_file"), options.pop("passphrase_fd")
+            access = Access(None, path, descriptor, new=False, remember=False)
+            return command(access=access, **options)
 
-    for option in _PASSPHRASE_OPTIONS:
-        gathered = option(gathered)
-    return gathered
+        return _fd_option((_room_file_option if of_room else _file_option)(gathered))
+
+    return decorate
 
 
 # ---- passphrases ----
@@ -116,9 +126,14 @@ def passphrase_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def passphrase_source(access: Access, room: str) -> Callable[[], str] | None:
     """Where the passphrase comes from without asking; None if somebody has to be asked."""
     named = os.environ.get("ZCHAT_PASSPHRASE_FILE")
-    path = access.passphrase_file or (Path(named) if named else None)
+    return given_source(access) or (functools.partial(_from_file, Path(named)) if named else None)
+
+
+def given_source(access: Access) -> Callable[[], str] | None:
+    """The same by options alone: for a passphrase that is not a room's."""
     if access.passphrase_fd is not None:
         return functools.partial(_from_descriptor, access.passphrase_fd)
+    path = access.passphrase_file
     return functools.partial(_from_file, path) if path is not None else None
 
 
@@ -200,7 +215,8 @@ def find_place(vault: Vault, room: str | None, invite: str | None, server: str |
         local = parse_invite(line)
         if address in (None, local.server.address):
             return _place_of(vault, _with_room(local, wanted))
-    raise NoServerKnown
+    names = [known.record.room for known in vault.rooms()]
+    raise NoServerKnown(meant=did_you_mean(wanted, names))
 
 
 def _with_room(invite: Invite, room: str | None) -> Invite:
@@ -230,12 +246,45 @@ def open_room(room: str, access: Access) -> Opened:
     profile = own_profile()
     invite = room if is_invite(room) else None
     wanted = parse_invite(room).room or DEFAULT_ROOM if invite else canonical_room_name(room)
+    has_server = announced(home() / "broker") is not None
+    if invite is None:
+        _check_known(profile, wanted, has_server=has_server)
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = vault_of(profile, member)
-    if invite is None and announced(home() / "broker") is None:
+    if invite is None and not has_server:
         known_here(vault, wanted)
     place = find_place(vault, None if invite else wanted, invite, None)
     return open_place(profile, vault, member, place, access)
+
+
+def _check_known(profile: Profile, wanted: str, *, has_server: bool) -> None:
+    """Before a mistyped name makes a member or asks for a passphrase. Raises UnknownRoom."""
+    names = profile.all_rooms()
+    if wanted in names:
+        return
+    meant = did_you_mean(wanted, names)
+    if not has_server:
+        raise UnknownRoom(room=wanted, meant=meant)
+    if meant:
+        say(f"No room {wanted!r} is known here yet. {meant}")
+
+
+class Known(NamedTuple):
+    """A room known here, and who of this profile knows it."""
+
+    profile: Profile
+    member: str
+    vault: Vault
+    room: KnownRoom
+
+
+def known_room(room: str, name: str | None) -> Known:
+    """For commands that need no key. Raises UnknownRoom."""
+    profile, wanted = own_profile(), canonical_room_name(room)
+    _check_known(profile, wanted, has_server=False)
+    member = profile.choose_member(name, config_for().name, wanted)
+    vault = vault_of(profile, member)
+    return Known(profile, member, vault, known_here(vault, wanted))
 
 
 def open_place(profile: Profile, vault: Vault, member: str, place: Place, access: Access) -> Opened:

@@ -7,13 +7,14 @@ import click
 
 from zchat.config import home
 from zchat.errors import EmptyRoom, NoMatch, ServerFault, Usage
-from zchat.member.profile import Opened, Profile, known_here
+from zchat.member.profile import Opened, Profile
 from zchat.member.room import Room
 from zchat.member.rows import MemberView
 from zchat.member.vault import RoomRecord
 from zchat.ui.cli.access import (
     Access,
     access_options,
+    known_room,
     name_option,
     open_room,
     own_profile,
@@ -140,14 +141,12 @@ def invite(room: str, name: str | None, *, qr: bool, as_json: bool) -> None:
     """
     if qr and as_json:
         raise Usage(reason="--qr and --json do not go together")
-    profile = Profile(home())
-    member = profile.choose_member(name, config_for().name, room)
-    record = known_here(vault_of(profile, member), room).record
-    line = str(record.invite)
+    _, member, _, known = known_room(room, name)
+    line = str(known.record.invite)
     if qr:
         _show_code(line)
     elif as_json:
-        fields = {"v": JSON_VERSION, "room": record.room, "member": member, "invite": line}
+        fields = {"v": JSON_VERSION, "room": known.record.room, "member": member, "invite": line}
         data(safe_json(fields))
     else:
         data(line)
@@ -179,9 +178,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     \b
         zchat forget lobby
     """
-    profile = own_profile()
-    vault = vault_of(profile, profile.choose_member(name, config_for().name, room))
-    known = known_here(vault, room)
+    profile, _, vault, known = known_room(room, name)
     waiting = vault.waiting(known.tag)
     question = f"Forget {known.record.room!r} at {known.record.server.address}"
     question += f", with {waiting} message(s) that never went out?" if waiting else "?"

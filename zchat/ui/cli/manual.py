@@ -6,7 +6,7 @@ Rules of this file: a topic is paragraphs; what looks like a table is one, in `z
 import click
 from click.shell_completion import get_completion_class
 
-from zchat.errors import NoMatch
+from zchat.errors import NoTopic, did_you_mean
 from zchat.ui.cli.common import data
 
 TOPICS = {
@@ -102,8 +102,9 @@ Topics: exit-codes, json, environment.""",
 
 @click.command("help")
 @click.argument("topic", required=False)
-def help_topic(topic: str | None) -> None:
-    """Explain a TOPIC, such as exit codes, trust or scripting.
+@click.pass_context
+def help_topic(context: click.Context, topic: str | None) -> None:
+    """Explain a TOPIC, such as exit codes, trust or scripting; or a command.
 
     There are exit-codes, json, environment, trust, passphrase and scripting.
 
@@ -113,8 +114,14 @@ def help_topic(topic: str | None) -> None:
     if topic is None:
         data("Topics: " + ", ".join(TOPICS) + ". Commands: zchat --help")
         return
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    command = root.command.get_command(root, topic)
+    if command is not None:
+        data(command.get_help(click.Context(command, parent=root, info_name=topic)))
+        return
     if topic not in TOPICS:
-        raise NoMatch(reason=f"there is no topic {topic!r}; there are {', '.join(TOPICS)}")
+        raise NoTopic(topic=topic, topics=", ".join(TOPICS), meant=did_you_mean(topic, TOPICS))
     data(TOPICS[topic])
 
 

@@ -1,8 +1,8 @@
 """Rows about what a store holds that nobody wrote, and about a machine that has too little: F4, F7,
 F22 to F25.
 
-Rules of this file: damage may cost messages, but somebody must notice: the broker, `zchat doctor`,
-or the member whose checks fail.
+Rules of this file: damage may cost messages, but the broker notices: it closes the room or does not
+go on; a member is shown nothing that was not written.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from tests import power
 from tests.bare import Broken, Reader, Writer
 from tests.hosts import Host, host, ids_of
-from tests.processes import zchat
+from tests.processes import wait_for, zchat
 from tests.sweep_wire import MIB, pair, settled
 from tests.tally import Ground, Tally, row
 from zchat.broker.folder import load_keys
@@ -30,6 +30,7 @@ from zchat.protocol.ledger import Genesis, chain
 
 ROOM, OTHER = bytes(range(16)), bytes(range(16, 32))
 _REFUSALS = (Exit.NETWORK, Exit.WRONG_SECRET, Exit.STORAGE)
+_PAGE_BYTES = 4096
 
 
 # ---- F4: bit rot ----
@@ -37,7 +38,7 @@ _REFUSALS = (Exit.NETWORK, Exit.WRONG_SECRET, Exit.STORAGE)
 
 @row("F4", "one bit flipped in the store or its WAL")
 def flipped_bits(ground: Ground) -> Tally:
-    """Nobody is shown what was not written; what is gone is noticed."""
+    """Nobody is shown what was not written; what is gone is noticed by the server itself."""
     folder = ground.new("sound")
     with host(folder) as sound, pair(sound, ROOM) as (writer, reader):
         writer.write(60)
@@ -91,16 +92,102 @@ def _judge_rotten(rotten: Host, acked: list[bytes], tally: Tally) -> str:
             fresh.pump(0.02)
             if rotten.exit_code is not None:
                 return "server stopped" if rotten.wait() in _REFUSALS else "server broke"
-            if fresh.refusals:
-                return "room refused"
+            if "storage" in fresh.refusals:
+                return "room closed"
             if fresh.tip >= 0 and fresh.n == fresh.tip:
                 break
         if any(i not in acked for i in fresh.seen):
             tally.wrong.append("a member was shown what nobody wrote")
-        if fresh.n == len(acked):
+        if fresh.n == len(acked) and not fresh.accuses:
             return "harmless"
-        # A member that had read further holds a head beyond this end: to it the server went back.
-        return "member sees what is wrong" if fresh.accuses else "member sees it went back"
+        tally.wrong.append(f"served though damaged: #{fresh.n} of {len(acked)}, {fresh.accuses}")
+        return "a member sees what is wrong"
+
+
+@row("F4b", "one bit flipped in each page of a store of two rooms")
+def flipped_pages(ground: Ground) -> Tally:
+    """A damaged room is closed and the other one served, or the broker stops for good."""
+    folder = ground.new("two")
+    with host(folder) as sound:
+        written = [Writer(sound.target, room, envelope_bytes=3_000) for room in (ROOM, OTHER)]
+        for writer in written:
+            writer.write(30)
+            writer.settle()
+            writer.close()
+        sound.end()
+    acked = {writer.room: list(writer.acked) for writer in written}
+    pages = range((folder / "broker" / "log.db").stat().st_size // _PAGE_BYTES)
+    chosen = [*pages] * (20 if ground.is_long else 1)
+    if ground.runs < 20:
+        chosen = ground.rng.sample(chosen, ground.runs)
+    rngs = [random.Random(ground.rng.random()) for _ in chosen]
+    tally = ground.tally(
+        lambda number: _page_flipped(ground, folder, chosen[number], acked, rngs[number]),
+        len(chosen),
+        lanes=4,
+    )
+    tally.notes.append(", ".join(f"{what} {count}" for what, count in sorted(tally.seen.items())))
+    return tally
+
+
+def _page_flipped(
+    ground: Ground, source: Path, page: int, acked: dict[bytes, list[bytes]], rng: random.Random
+) -> Tally:
+    rotten = Host(ground.new("page"))
+    shutil.copytree(source / "broker", rotten.folder / "broker")
+    content = bytearray(rotten.store.read_bytes())
+    bit = page * 8 * _PAGE_BYTES + rng.randrange(8 * _PAGE_BYTES)
+    content[bit // 8] ^= 1 << bit % 8
+    rotten.store.write_bytes(content)
+    tally = Tally(runs=1, acked=sum(map(len, acked.values())))
+    try:
+        lives = 1
+        while (outcome := _life_with(rotten, acked, tally)) == "stopped" and lives < 3:
+            lives += 1
+        if outcome == "stopped":
+            tally.wrong.append(f"it stops again and again: {rotten.err.read_text()[-600:]}")
+        tally.seen[outcome] += 1
+        if any(word in rotten.err.read_text() for word in ("Traceback", "report")):
+            tally.wrong.append(f"a bug: {rotten.err.read_text()[-300:]}")
+    finally:
+        rotten.close()
+        shutil.rmtree(rotten.folder)
+    tally.wrong = [f"page {page}, bit {bit}: {wrong}" for wrong in tally.wrong]
+    return tally
+
+
+def _life_with(rotten: Host, acked: dict[bytes, list[bytes]], tally: Tally) -> str:
+    """One life of it: everybody reads both rooms and writes in them."""
+    if not rotten.start():
+        if rotten.wait() not in _REFUSALS or "zchat:" not in rotten.err.read_text():
+            tally.wrong.append(f"no start: exit {rotten.wait()}")
+        return "no start"
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(pair(rotten, room)) for room in acked]
+        for writer, _ in pairs:
+            writer.write()
+        wait_for(
+            "an answer to everybody",
+            lambda: rotten.exit_code is not None or all(_answered(*p, acked) for p in pairs),
+        )
+        if rotten.exit_code is not None:
+            if rotten.exit_code != Exit.STORAGE:
+                tally.wrong.append(f"it ended with {rotten.exit_code}")
+            return "stopped"
+        for _, reader in pairs:
+            if list(reader.seen)[:30] != acked[reader.room][: len(reader.seen)] or reader.accuses:
+                tally.wrong.append(f"a reader sees what was not written: {reader.accuses}")
+        closed = sum("storage" in reader.refusals + writer.refusals for writer, reader in pairs)
+        return ("all is well", "one room closed", "both rooms closed")[closed]
+
+
+def _answered(writer: Writer, reader: Reader, acked: dict[bytes, list[bytes]]) -> bool:
+    """Whether both came to an end with this room: it is read and written, or refused."""
+    for member in (writer, reader):
+        if "storage" not in member.refusals:
+            member.pump(0.01)
+    is_read = reader.n > len(acked[reader.room]) or "storage" in reader.refusals
+    return bool(reader.accuses) or (is_read and bool(writer.acked or writer.refusals))
 
 
 # ---- F7: two at one store ----
@@ -254,13 +341,13 @@ _POISON = [
     "UPDATE rooms SET births = x'0102' WHERE room = 1",
     "UPDATE rooms SET weight = -9 WHERE room = 1",
 ]
-# A row beyond a room's end is never read; a weight is a sum that only limits look at.
+# Doctor reads what a member could: no row beyond a room's end, and no sum that only limits look at.
 _HARMLESS = {s for s in _POISON if "99" in s or "weight" in s}
 
 
 @row("F25", "rows that nobody wrote")
 def poison(ground: Ground) -> Tally:
-    """It starts; who asks for the bad room learns of it; doctor names it; other rooms are whole."""
+    """It starts, and closes the bad room; doctor names it; other rooms notice nothing."""
     runs = max(20, min(ground.runs, 60))
     tally = ground.tally(lambda number: _poisoned(ground, _POISON[number % len(_POISON)]), runs)
     tally.notes.append(", ".join(f"{what} {count}" for what, count in sorted(tally.seen.items())))
@@ -282,10 +369,9 @@ def _poisoned(ground: Ground, statement: str) -> Tally:
         if not bad.start():
             tally.wrong.append(f"no start after {statement}: {bad.err.read_text()[-200:]}")
         tally.seen[_ask_for(bad)] += 1
-        if bad.exit_code is not None:  # fail-stop: damage is not served around
-            if bad.wait() != Exit.WRONG_SECRET or "missing or mangled" not in bad.err.read_text():
-                tally.wrong.append(f"it ended with {bad.wait()} after {statement}")
-            bad.start()
+        if bad.exit_code is not None or "members notice" in tally.seen:
+            tally.wrong.append(f"exit {bad.exit_code}, {dict(tally.seen)} after {statement}")
+            return tally
         for member in (writer, reader):
             member.hang_up()
         writer.write()
@@ -307,8 +393,8 @@ def _ask_for(bad: Host) -> str:
                 late.pump(0.1)
         except (Broken, Malformed):
             return "members notice"
-        if bad.exit_code is not None:
-            return "the server stops"
+        if "storage" in asking.refusals + late.refusals:
+            return "the room is closed"
         return "members notice" if asking.accuses else "doctor alone notices"
 
 

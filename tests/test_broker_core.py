@@ -7,8 +7,11 @@ checks it; bytes in flight are counted as the page counts them, from the envelop
 
 import hashlib
 import random
+import sqlite3
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +21,9 @@ from zchat.broker.budget import Budget
 from zchat.broker.core import Core, Limits, Peer
 from zchat.broker.heads import Heads
 from zchat.broker.send import Send
-from zchat.log.contract import Addition, Entry, MemoryLog
+from zchat.errors import RoomDamaged
+from zchat.log.contract import Addition, BrokerLog, Entry, MemoryLog
+from zchat.log.guarded import GuardedLog
 from zchat.protocol.envelope import envelope_id
 from zchat.protocol.ledger import (
     NO_LOG,
@@ -112,7 +117,7 @@ def expired(count: int, births: int = 1) -> Addition:
 def expire_all(desk: "Desk") -> None:
     """As many steps as it takes to look at the few rooms of a test."""
     for _ in range(3):
-        desk.core.expire(desk.wall_ms)
+        desk.send(desk.core.expire(desk.wall_ms))
 
 
 class Got(NamedTuple):
@@ -210,8 +215,8 @@ class Member:
 class Desk:
     """A broker's core, as its server drives it."""
 
-    def __init__(self, allowed: Limits = FREE, log: MemoryLog | None = None) -> None:
-        self.log = log or MemoryLog()
+    def __init__(self, allowed: Limits = FREE, log: BrokerLog | None = None) -> None:
+        self.log: BrokerLog = log or MemoryLog()
         self.core = Core(self.log, KEY, allowed, "a server")
         self.members: dict[bytes, Member] = {}
         self.now = 1_000.0
@@ -276,8 +281,12 @@ class Desk:
         if batch and self.disk_full:
             self.send(self.core.failed())
             return
-        if batch:
-            self.log.append(batch)
+        try:
+            if batch:
+                self.log.append(batch)
+        except RoomDamaged as damage:
+            self.send(self.core.failed(damage))
+            return
         self.send(self.core.committed())
 
     def turn(self) -> None:
@@ -1843,9 +1852,9 @@ def test_what_there_is_now_is_told_in_numbers() -> None:
     alice.post(1, envelope(1))
     bob.post(1, envelope(2), OTHER)
     desk.settle()
-    assert desk.core.gauges() == {"connections": 2, "rooms": 2}
+    assert desk.core.gauges() == {"connections": 2, "rooms": 2, "damaged_rooms": 0}
     desk.core.closed(bob.route)
-    assert desk.core.gauges() == {"connections": 1, "rooms": 2}
+    assert desk.core.gauges() == {"connections": 1, "rooms": 2, "damaged_rooms": 0}
 
 
 # ---- lineage, expired entries, heads ----
@@ -1956,6 +1965,139 @@ def test_a_reader_who_takes_one_entry_at_a_time_gets_more_than_the_batches_remem
     bob.join(desk.at(0))
     desk.settle()
     assert [each for got in bob.take() for each in got.envelopes] == written
+
+
+# ---- a room whose store is damaged ----
+
+_OF_THE_THIRD = "WHERE place >> 40 = 1 AND place & 255 = 3"
+HARM = {
+    "an envelope": f"UPDATE entries SET envelope = zeroblob(length(envelope)) {_OF_THE_THIRD}",
+    "an envelope gone": f"UPDATE entries SET envelope = NULL {_OF_THE_THIRD}",
+    "an id": f"UPDATE entries SET id = zeroblob(32) {_OF_THE_THIRD}",
+    "a short id": f"UPDATE entries SET id = x'00' {_OF_THE_THIRD}",
+    "a hash": f"UPDATE entries SET hash = zeroblob(32) {_OF_THE_THIRD}",
+    "an entry gone": f"DELETE FROM entries {_OF_THE_THIRD}",
+    "an entry behind the end": "INSERT INTO entries VALUES (1 << 40 | 99, x'', x'', 0, 0, 0, x'')",
+    "where it ends": "UPDATE rooms SET n = n - 1 WHERE room = 1",
+    "where it would end": "UPDATE rooms SET n = n + 1 WHERE room = 1",
+    "the last hash": "UPDATE rooms SET hash = zeroblob(32) WHERE room = 1",
+    "what it weighs": "UPDATE rooms SET weight = -9 WHERE room = 1",
+    "what has expired": "UPDATE rooms SET expired = 2 WHERE room = 1",
+    "more than all has expired": "UPDATE rooms SET expired = 9 WHERE room = 1",
+    "its birth": "UPDATE rooms SET births = zeroblob(200) WHERE room = 1",
+    "no birth": "UPDATE rooms SET births = x'' WHERE room = 1",
+    "which log it is": "UPDATE rooms SET log = zeroblob(32) WHERE room = 1",
+}
+
+
+@contextmanager
+def harmed(folder: Path, statement: str, allowed: Limits = FREE) -> Iterator[Desk]:
+    """A desk over a file whose first room, ROOM, was changed behind its back; OTHER is whole."""
+    with closing(GuardedLog(folder / "log.db")) as log:
+        desk = Desk(log=log)
+        desk.write(5)
+        desk.write(5, room=OTHER)
+    with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as database:
+        assert database.execute(statement).rowcount == 1
+    with closing(GuardedLog(folder / "log.db")) as log:
+        yield Desk(allowed, log)
+
+
+@pytest.mark.parametrize("statement", HARM.values(), ids=HARM)
+def test_a_damaged_room_is_closed_and_no_other_room_notices(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
+    """Whoever reads all of it is refused; nothing of it is signed; the log says so once."""
+    with harmed(tmp_path, statement) as desk:
+        reader, author = desk.connect(), desk.connect()
+        req = reader.join(place(), place(room=OTHER))
+        desk.settle()
+        author.post(1, envelope(1), OTHER)
+        author.post(1, envelope(2))
+        desk.settle()
+        got = reader.take()
+        refused = [one.refuse for one in got if isinstance(one.word, Refuse)]
+        assert [(r.code, r.req, r.k, r.room) for r in refused] == [("storage", req, 0, ROOM)]
+        shown = [one.entries for one in got if isinstance(one.word, Entries)]
+        assert {(word.room, word.tip) for word in shown} == {(OTHER, 5), (OTHER, 6)}
+        receipt, no = author.take()[::-1]
+        assert (receipt.stored.room, receipt.head.n) == (OTHER, 6)
+        assert (no.refuse.code, no.refuse.k, no.refuse.room) == ("storage", 1, ROOM)
+        assert desk.core.gauges()["damaged_rooms"] == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert f"is damaged in room {ROOM.hex()[:8]}, at message " in said[0]
+
+
+def test_in_a_closed_room_everything_is_refused_and_leave_and_cast_do_no_harm(
+    tmp_path: Path,
+) -> None:
+    with harmed(tmp_path, HARM["a hash"]) as desk:
+        member = desk.connect()
+        asked = [member.join(place()) for _ in range(2)]
+        desk.settle()
+        asked += [member.page(1, 5, log=b"\1" * 32), member.join(place(sub=2))]
+        member.post(1, envelope(7))
+        member.say(Leave(1, ROOM))
+        member.say(Cast(ROOM), cast(1))
+        desk.settle()
+        refused = [got.refuse for got in member.take()]
+        assert {refuse.code for refuse in refused} == {"storage"}
+        assert [r.req for r in refused if r.req] == asked
+        assert [r.k for r in refused if r.k] == [1]
+        assert all(r.retry_after_ms > 60_000 and "damaged" in r.text for r in refused)
+
+
+def test_when_a_room_is_closed_whoever_waits_for_it_is_told_and_others_are_served(
+    tmp_path: Path,
+) -> None:
+    """Also one who was subscribed and had asked for nothing: a refusal that answers nothing."""
+    with harmed(tmp_path, HARM["an envelope"]) as desk:
+        live, asking, other = desk.connect(), desk.connect(), desk.connect()
+        live.join(place(TIP))
+        desk.settle()
+        live.take()
+        pages = [asking.page(1, 5) for _ in range(3)]
+        elsewhere = asking.page(1, 5, room=OTHER)
+        waiting = other.join(place(room=OTHER))
+        desk.settle()
+        told = live.only().refuse
+        assert (told.code, told.req, told.k, told.room) == ("storage", 0, 0, ROOM)
+        got = asking.take()
+        assert [one.refuse.req for one in got[:3]] == pages
+        assert (got[3].entries.req, len(got[3].ids)) == (elsewhere, 5)
+        assert (other.only().entries.req) == waiting
+        asking.page(1, 5, room=OTHER)
+        desk.settle()
+        assert len(asking.only().ids) == 5
+
+
+def test_what_was_stored_in_a_room_found_damaged_just_then_has_no_receipt(tmp_path: Path) -> None:
+    """An envelope posted again is answered from the log: there the damage shows."""
+    with closing(GuardedLog(tmp_path / "log.db")) as log:
+        written = Desk(log=log).write(5)
+    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as database:
+        database.execute(HARM["an envelope"])
+    with closing(GuardedLog(tmp_path / "log.db")) as log:
+        desk = Desk(log=log)
+        author = desk.connect()
+        author.post(1, written[2])
+        author.post(2, envelope(1))
+        desk.settle()
+        refuse = author.only().refuse
+        assert (refuse.code, refuse.k, refuse.room) == ("storage", 1, ROOM)
+
+
+def test_damage_found_while_letting_go_of_envelopes_closes_the_room(tmp_path: Path) -> None:
+    keep = Limits(keep_days=1)
+    with harmed(tmp_path, HARM["what it weighs"], keep) as desk:
+        member = desk.connect()
+        desk.wall_ms += 2 * DAY_MS
+        expire_all(desk)
+        assert desk.core.gauges()["damaged_rooms"] == 1
+        assert desk.core.counts["expired"] == 5
+        req = member.join(place())
+        assert (member.only().refuse.req, member.req) == (req, req)
 
 
 # ---- budgets ----

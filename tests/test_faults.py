@@ -131,6 +131,11 @@ def test_strangers_who_take_all_descriptors_stop_nobody(short: Ground) -> None:
     holds(sweep_damage.few_descriptors(short))
 
 
+def test_a_bit_that_flips_closes_a_room_or_stops_the_broker(short: Ground) -> None:
+    """In the store, or in its WAL; and in pages of a store of two rooms."""
+    holds(sweep_damage.flipped_pages(short))
+
+
 def test_a_broker_says_why_it_stops(short: Ground) -> None:
     """Its members read it, the administrator finds the exit code."""
     library = power.build(short.folder)

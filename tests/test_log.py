@@ -20,14 +20,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zchat.database import Access
-from zchat.errors import StoreBusy, StoreEmpty, StoreTrouble, StoreUnreadable
+from zchat.errors import (
+    RoomDamaged,
+    StoreBusy,
+    StoreDamaged,
+    StoreEmpty,
+    StoreTrouble,
+    StoreUnreadable,
+)
 from zchat.log.contract import Addition, BrokerLog, Entry, Log, MemoryLog, Tip
+from zchat.log.ends import Ends, Lost, ends_path, lost
+from zchat.log.guarded import GuardedLog
 from zchat.log.overlay import Overlay
 from zchat.log.sound import damages
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.member.vault import SCHEMA as VAULT_SCHEMA
 from zchat.protocol.envelope import envelope_id
-from zchat.protocol.ledger import link
+from zchat.protocol.ledger import Genesis, LogKey, chain, link
 from zchat.protocol.limits import (
     BIRTH_BYTES,
     HEAD_BYTES,
@@ -565,6 +574,222 @@ def test_what_was_changed_in_a_log_is_found(
     assert {damage.n for damage in found} == places
     assert all(damage.what for damage in found)
     log.close()
+
+
+# ---- a broker's log, which lets no damage out ----
+
+KEY = LogKey(bytes(range(32)))
+PAGE_BYTES = 4096
+LEAF_OF_A_TABLE, LEAF_OF_AN_INDEX = 0x0D, 0x0A
+
+
+def true_addition(room: bytes, first: int, last: int) -> Addition:
+    """Entries as a broker writes them; each room's log is always the same one."""
+    genesis = Genesis(room, KEY.public, bytes(16))
+    envelopes = [b"%d in %s" % (n, room) * 50 for n in range(1, last + 1)]
+    ids = [envelope_id(envelope) for envelope in envelopes]
+    rows = zip(ids, chain(genesis.log, 1, ids), envelopes, strict=True)
+    entries = [Entry(n, *row) for n, row in enumerate(rows, 1)][first - 1 :]
+    return Addition(room, entries, genesis.log, (KEY.sign_birth(genesis),), MAKER)
+
+
+def spoil_pages(path: Path, kind: int, *holding: bytes) -> None:
+    """Make nonsense of every page of a kind that holds one of these bytes."""
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), PAGE_BYTES):
+        page = content[at : at + PAGE_BYTES]
+        if page[0] == kind and any(some in page for some in holding):
+            content[at] = 0xFF
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+
+
+def forget_pages(log: GuardedLog) -> None:
+    """Have the file read anew."""
+    log._db.execute("PRAGMA shrink_memory")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[GuardedLog]:
+    """Two rooms of 200 entries each, all in the file, and nothing of them in memory."""
+    log = GuardedLog(log_path(tmp_path))
+    log.append([true_addition(room, 1, 200) for room in (ROOM, OTHER)])
+    log.close()
+    log = GuardedLog(log_path(tmp_path))
+    yield log
+    log.close()
+
+
+def test_what_is_appended_is_given_out_and_marked(guarded: GuardedLog, tmp_path: Path) -> None:
+    guarded.append([true_addition(ROOM, 201, 210)])
+    assert whole(guarded) == [*true_addition(ROOM, 1, 210).entries]
+    assert [guarded.hash_at(ROOM, e.n) for e in whole(guarded)] == [e.hash for e in whole(guarded)]
+    assert lost(log_path(tmp_path)) == []
+    assert guarded.wrong_in() == ""
+
+
+def test_an_append_that_meets_damage_in_a_room_names_it_and_stores_nothing(
+    guarded: GuardedLog, tmp_path: Path
+) -> None:
+    """Also what it remembers of the room is then worth nothing; the other room goes on."""
+    last = true_addition(OTHER, 1, 200).entries[-1]
+    assert [guarded.tip(room) is not None for room in (ROOM, OTHER)] == [True, True]
+    forget_pages(guarded)
+    spoil_pages(log_path(tmp_path), LEAF_OF_A_TABLE, last.id)
+    both = [true_addition(room, 201, 203) for room in (ROOM, OTHER)]
+    with pytest.raises(RoomDamaged, match=f"in room {OTHER.hex()[:8]}, at message ") as caught:
+        guarded.append(both)
+    assert caught.value.room == OTHER
+    guarded.append(both[:1])
+    assert whole(guarded, ROOM) == [*true_addition(ROOM, 1, 203).entries]
+    with pytest.raises(RoomDamaged):
+        guarded.read(OTHER, 1, 200)
+
+
+def test_expiry_that_meets_damage_in_a_room_names_it(guarded: GuardedLog, tmp_path: Path) -> None:
+    entries = true_addition(ROOM, 1, 200).entries
+    spoil_pages(log_path(tmp_path), LEAF_OF_A_TABLE, entries[99].id)
+    assert guarded.tip(ROOM) is not None
+    with pytest.raises(RoomDamaged):
+        guarded.expire(ROOM, 150)
+    guarded.expire(OTHER, 150)
+    assert guarded.read(OTHER, 150, 150)[0].envelope is None
+
+
+def test_damage_in_the_index_of_ids_is_no_rooms_own(guarded: GuardedLog, tmp_path: Path) -> None:
+    """Neither when an id is looked for, nor when one is added."""
+    ids = [entry.id for entry in true_addition(ROOM, 1, 200).entries]
+    assert guarded.tip(ROOM) is not None
+    forget_pages(guarded)
+    spoil_pages(log_path(tmp_path), LEAF_OF_AN_INDEX, *ids)
+    for attempt in (
+        lambda: guarded.place_of(ROOM, ids[7]),
+        lambda: guarded.append([true_addition(ROOM, 201, 260)]),
+    ):
+        with pytest.raises(StoreUnreadable) as caught:
+            attempt()
+        assert not isinstance(caught.value, RoomDamaged)
+    assert guarded.wrong_in()
+
+
+@pytest.mark.parametrize("other", [8, 201])
+def test_an_id_that_the_index_puts_elsewhere_is_damage_of_the_index(
+    guarded: GuardedLog, tmp_path: Path, other: int
+) -> None:
+    """As a bit that flips in it would: the entry there is another one, or there is none."""
+    wanted = true_addition(ROOM, 1, 200).entries[6]
+    content = bytearray(log_path(tmp_path).read_bytes())
+    true, false = ((1 << 40 | n).to_bytes(6, "big") for n in (wanted.n, other))
+    at = content.find(wanted.id + true)
+    assert at > 0, "behind the id stands its place, for the number 1 takes no bytes"
+    content[at + 32 : at + 38] = false
+    log_path(tmp_path).write_bytes(content)
+    forget_pages(guarded)
+    with pytest.raises(StoreDamaged, match="index of ids"):
+        guarded.place_of(ROOM, wanted.id)
+
+
+def test_damage_in_the_list_of_rooms_is_found_at_the_start(tmp_path: Path) -> None:
+    """A room that the index does not find would be begun a second time."""
+    log = GuardedLog(log_path(tmp_path))
+    log.append([true_addition(room, 1, 2) for room in (ROOM, OTHER)])
+    log.close()
+    content = log_path(tmp_path).read_bytes()
+    found = [at for at in range(len(content)) if content.startswith(OTHER + b"\2", at)]
+    assert len(found) == 1, "in the index a tag is followed by the room's number"
+    spoilt = content[: found[0]] + b"X" + content[found[0] + 1 :]
+    log_path(tmp_path).write_bytes(spoilt)
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match="in what all rooms share: "):
+            GuardedLog(log_path(tmp_path))
+    assert log_path(tmp_path).read_bytes() == spoilt
+
+
+# ---- how far each room had come ----
+
+
+def test_a_mark_ahead_of_the_store_names_what_is_lost(tmp_path: Path) -> None:
+    """Of a room that is shorter, and of one that is not there at all."""
+    path = log_path(tmp_path)
+    log = GuardedLog(path)
+    log.append([true_addition(ROOM, 1, 3)])
+    log.copy_to(tmp_path / "copy.db")
+    assert lost(path) == []
+    log.append([true_addition(ROOM, 4, 7), true_addition(OTHER, 1, 2)])
+    assert lost(path) == []
+    log.close()
+    (tmp_path / "copy.db").replace(path)
+    found = lost(path)
+    assert found == [Lost(ROOM, 4, 7), Lost(OTHER, 1, 2)]
+    assert str(found[0]) == f"room {ROOM.hex()[:8]} #4-#7"
+    GuardedLog(path).close()  # who opens it all the same marks where it ends now
+    assert lost(path) == []
+
+
+def test_marks_that_are_older_torn_flipped_or_gone_accuse_nobody(tmp_path: Path) -> None:
+    """What a cut of power may leave of a file that is never synced."""
+    path = log_path(tmp_path)
+    log = GuardedLog(path)
+    log.append([true_addition(ROOM, 1, 3)])
+    older = ends_path(path).read_bytes()
+    log.append([true_addition(ROOM, 4, 7), true_addition(OTHER, 1, 2)])
+    log.close()
+    newer = ends_path(path).read_bytes()
+    assert (len(older), len(newer)) == (64, 128)
+    left = [older, b"", newer[:100], newer[:20], bytes(128), older + bytes(64)]
+    left += [newer[:cut] + older[cut:] + newer[64:] for cut in (16, 24, 40, 56)]
+    for bit in range(512):
+        flipped = bytearray(newer)
+        flipped[bit // 8] ^= 1 << bit % 8
+        left.append(bytes(flipped))
+    for content in left:
+        ends_path(path).write_bytes(content)
+        assert lost(path) == []
+    ends_path(path).unlink()
+    assert lost(path) == []
+    GuardedLog(path).close()
+    assert ends_path(path).read_bytes() == newer
+    assert ends_path(path).stat().st_mode & 0o777 == 0o600
+
+
+def test_no_bit_of_a_mark_can_flip_into_a_loss(tmp_path: Path) -> None:
+    """The store holds less than the mark says, so a mark that is believed would show."""
+    path = log_path(tmp_path)
+    log = GuardedLog(path)
+    log.append([true_addition(ROOM, 1, 3)])
+    log.close()
+    Ends(path, [(1, ROOM, 9, bytes(32))]).close()
+    assert lost(path) == [Lost(ROOM, 4, 9)]
+    mark = ends_path(path).read_bytes()
+    for bit in range(512):
+        flipped = bytearray(mark)
+        flipped[bit // 8] ^= 1 << bit % 8
+        ends_path(path).write_bytes(flipped)
+        assert lost(path) == []
+
+
+def test_a_store_that_was_emptied_has_lost_everything(tmp_path: Path) -> None:
+    path = log_path(tmp_path)
+    log = GuardedLog(path)
+    log.append([true_addition(ROOM, 1, 3)])
+    log.close()
+    path.write_bytes(b"")
+    assert lost(path) == [Lost(ROOM, 1, 3)]
+
+
+def test_marks_that_cannot_be_written_for_want_of_space_stop_nobody(tmp_path: Path) -> None:
+    """They stay older; the log goes on, and they are right again at the next start."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from tests.test_log import ROOM, Ends, lost\n"
+        "path = Path(sys.argv[1])\n"
+        "ends = Ends(path, [(1, ROOM, 1, bytes(32))])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))\n"
+        "ends.note(2, bytes(16), 1, bytes(32)); ends.note(1, ROOM, 2, bytes(32))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, log_path(tmp_path)], cwd=HERE, check=True)
+    log_path(tmp_path).touch()
+    assert lost(log_path(tmp_path)) == [Lost(ROOM, 1, 2)]
 
 
 # ---- the overlay ----

@@ -27,6 +27,7 @@ from zchat.errors import Exit
 from zchat.protocol.ledger import Head
 from zchat.protocol.wire import Entries, Page, Post, Refuse, Stored
 
+OTHER_ROOM = bytes(15) + b"o"
 ANYWHERE = ("broker", "--listen", "127.0.0.1:0")
 LINUX = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes limits so")
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's own")
@@ -294,6 +295,69 @@ def test_a_store_that_is_none_is_named_and_left_as_it_is(host: Path, how: str) -
     before = path.read_bytes() if path.is_file() else None
     refuses_to_start(host, code, str(path), says)
     assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def _spoil_index(path: Path) -> None:
+    """Make nonsense of the pages of the index of ids."""
+    with closing(sqlite3.connect(path)) as database:
+        ids = [row[0] for row in database.execute("SELECT id FROM entries")]
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), 4096):
+        if content[at] == 0x0A and any(entry_id in content[at : at + 4096] for entry_id in ids):
+            content[at] = 0xFF
+    path.write_bytes(content)
+
+
+def test_damage_in_what_all_rooms_share_stops_it_and_the_next_start_sees_it_first(
+    host: Path,
+) -> None:
+    """Else it would confirm, stop, and confirm again; a backup ends that."""
+    kept = host.parent / "kept.db"
+    shutil.copy(store(host), kept)
+    _spoil_index(store(host))
+    with started(host) as broker, Peer(broker.stem) as author:
+        author.hello()
+        author.say(Post(ROOM, 1), envelope(1))
+        refuse = author.expect(Refuse)
+        assert (refuse.code, refuse.text) == ("stopping", "its store is damaged")
+        assert broker.process.wait(PATIENCE_S) == Exit.STORAGE
+        assert "in what all rooms share: " in broker.err
+    for _ in range(2):
+        again = zchat(host, *ANYWHERE)
+        assert (again.returncode, again.stdout) == (Exit.STORAGE, ""), again.stderr
+        assert "in what all rooms share: " in again.stderr
+        assert "restore FILE" in again.stderr
+    assert zchat(host, "broker", "restore", str(kept)).returncode == 0
+    with started(host) as broker:
+        assert broker.stem
+        assert broker.end() == 0
+    assert messages(host) == 3
+
+
+def test_a_doubt_that_proves_groundless_is_forgotten(host: Path) -> None:
+    """As after somebody mended the file by hand."""
+    store(host).with_name("log.db.doubt").write_text("it was damaged\n")
+    for looks in (True, False):
+        with started(host) as broker:
+            assert broker.stem
+            assert broker.end() == 0
+            assert ("looking through all of it" in broker.err) is looks
+
+
+def test_damage_in_a_room_closes_it_and_the_server_goes_on(host: Path) -> None:
+    """It says so once, in its log; whoever asks for the room is told to come much later."""
+    with closing(sqlite3.connect(store(host), isolation_level=None)) as database:
+        database.execute("UPDATE entries SET hash = zeroblob(32) WHERE place & 255 = 3")
+    with started(host) as broker, Peer(broker.stem) as author:
+        author.hello()
+        for k in (1, 1):
+            author.say(Post(ROOM, k), envelope(k))
+            assert author.expect(Refuse).code == "storage"
+        author.say(Post(OTHER_ROOM, 1), envelope(9))
+        assert author.expect(Stored).k == 1
+        assert broker.end() == 0
+        assert broker.err.count(f"is damaged in room {ROOM.hex()[:8]}, at message ") == 1
+        assert "zchat doctor" in broker.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's own")

@@ -143,6 +143,46 @@ def test_a_server_whose_store_is_gone_does_not_begin_empty_unasked(here: World) 
         anew.end_input()
 
 
+def test_what_the_wal_of_a_killed_server_lost_is_named_and_accepted_only_when_told(
+    here: World,
+) -> None:
+    """Nothing is changed before; then members read an honest loss, and offer again what it was."""
+    host = here.folder / "host"
+    for text in ("one", "two"):
+        assert here.run("alice", "send", here.broker.invite(), text).returncode == 0
+    here.broker.kill()
+    wal = here.broker.store.with_name("log.db-wal")
+    content = bytearray(wal.read_bytes())
+    content[-2_000] ^= 1
+    wal.write_bytes(content)
+    before = here.broker.store.read_bytes()
+    refused = zchat(host, "broker", "--listen", here.broker.address)
+    assert refused.returncode == 8, refused.stderr
+    assert "lacks what was confirmed to members: room " in refused.stderr
+    assert "#2-#2" in refused.stderr
+    assert "--accept-loss" in refused.stderr
+    assert "#2-#2" in zchat(host, "doctor").stdout
+    assert (wal.read_bytes(), here.broker.store.read_bytes()) == (bytes(content), before)
+
+    anew = Running(host, "broker", "--listen", here.broker.address, "--accept-loss", label="anew")
+    try:
+        anew.expect("^zchat://")
+        assert "#2-#2" in anew.err
+        assert len(list((host / "broker").glob("log.before-*.db-wal"))) == 1
+        told = here.run("alice", "tail", "lobby")
+        assert told.returncode == 4
+        assert "it lost #2-#2 and started a new log" in told.stdout
+        assert here.run("alice", "rejoin", "lobby", "--accept").returncode == 0
+        assert here.run("alice", "send", "lobby", "three").returncode == 0
+        said = here.run("alice", "tail", "lobby").stdout
+        assert [text for text in ("one", "two", "three") if f": {text}\n" in said] == [
+            *("one", "two", "three")
+        ]
+    finally:
+        anew.end()
+        anew.end_input()
+
+
 def test_health_is_told_on_loopback_and_nowhere_else(here: World) -> None:
     """The three paths answer; another address is refused; a stopped loop is not well."""
     host = here.folder / "host"

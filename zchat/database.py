@@ -240,6 +240,8 @@ class Database:
             name, reason = getattr(error, "sqlite_errorname", ""), _reason(error)
             if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
                 raise StoreUnreadable(path=self._path, reason=reason) from None
+            if not name and type(error) is sqlite3.OperationalError:  # sqlite3 itself says it
+                raise StoreUnreadable(path=self._path, reason="a text in it is none") from None
             raise StoreTrouble(path=self._path, reason=reason) from None
 
     def scrub(self) -> None:

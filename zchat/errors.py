@@ -294,6 +294,34 @@ class StoreOlder(StoreUnreadable):
     hint = "The next `zchat broker` or `zchat join` brings it up to date, and keeps a copy."
 
 
+class RoomDamaged(StoreUnreadable):
+    """The store {path} is damaged in room {shown}, at message {n}: {reason}. The room is closed."""
+
+    exit_code = Exit.STORAGE
+    hint = "The others go on. `zchat doctor` looks at all; `zchat broker restore FILE` mends it."
+
+    def __init__(self, room: bytes, n: int, **facts: object) -> None:
+        self.room = room
+        super().__init__(shown=room.hex()[:8], n=n, **facts)
+
+
+class StoreDamaged(StoreUnreadable):
+    """The store {path} is damaged in what all rooms share: {reason}. The server stops."""
+
+    exit_code = Exit.STORAGE
+    hint = "`zchat doctor` looks at all of it; `zchat broker restore FILE` puts a backup in place."
+
+
+class StoreShortened(StoreUnreadable):
+    """The store {path} lacks what was confirmed to members: {reason}. Nothing was changed."""
+
+    exit_code = Exit.STORAGE
+    hint = (
+        "Put a backup in its place (zchat broker restore FILE), or go on with what is left, which "
+        "members are told: zchat broker --accept-loss."
+    )
+
+
 # ---- Secrets ----
 
 

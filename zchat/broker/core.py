@@ -5,21 +5,24 @@ the shell stores it with one commit; `committed` hands out receipts and entries;
 through what waits in line. Posts are intake.py's, cursors are cursors.py's.
 
 Rules of this file: no socket, no clock, no randomness of its own; nothing is signed or sent before
-it is durable; a message that breaks the contract is counted and dropped.
+it is durable; a message that breaks the contract is counted and dropped; a room whose store is
+damaged is closed, and no other room notices.
 """
 
+import functools
+import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from zchat.broker.budget import Budget
 from zchat.broker.cursors import Cursors
 from zchat.broker.heads import Heads
-from zchat.broker.intake import Intake, Refusal, RoomLimits
+from zchat.broker.intake import Intake, Refusal, RoomLimits, Staged
 from zchat.broker.retention import Keep, Retention
 from zchat.broker.send import Send
-from zchat.errors import Malformed, Unopenable
+from zchat.errors import Malformed, RoomDamaged, Unopenable
 from zchat.log.contract import Addition, BrokerLog
 from zchat.protocol import limits
 from zchat.protocol.envelope import EnvelopeClass, check_outline
@@ -40,7 +43,11 @@ from zchat.protocol.wire import (
 )
 
 _STORAGE = Refusal("storage", 2_000)
+_DAMAGED = Refusal("storage", 300_000, "what it holds of this room is damaged")
 _TOO_FAST = Refusal("rate", 1_000)
+
+
+logger = logging.getLogger("zchat.broker")
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class Core:
         self._allowed = allowed
         self._software = software
         self._connections: dict[bytes, _Connection] = {}
+        self._damaged: set[bytes] = set()
         heads = Heads(log, key)
         rooms = RoomLimits(
             allowed.rooms_per_access_key, allowed.rooms_per_broker, allowed.room_bytes
@@ -115,7 +123,11 @@ class Core:
 
     def gauges(self) -> dict[str, int]:
         """How much of what there is now."""
-        return {"connections": len(self._connections), "rooms": self._intake.room_count}
+        return {
+            "connections": len(self._connections),
+            "rooms": self._intake.room_count,
+            "damaged_rooms": len(self._damaged),
+        }
 
     # ---- connections ----
 
@@ -198,8 +210,13 @@ class Core:
             return []
         if not self._posts.allows(peer, now):
             return [self._refuse(route, word, _TOO_FAST)]
-        refusal = self._intake.take(route, peer.access_key, word, envelope, randomness)
-        return [self._refuse(route, word, refusal)] if refusal else []
+        take = self._intake.take
+        return list(
+            self._in_room(
+                (route, word, word.room),
+                lambda: take(route, peer.access_key, word, envelope, randomness),
+            )
+        )
 
     def _cast(self, connection: _Connection, word: Cast, envelope: bytes, now: float) -> list[Send]:
         try:
@@ -227,24 +244,44 @@ class Core:
             for room in rooms:
                 yield self._refuse(route, word, _TOO_FAST, room)
         elif isinstance(word, Join):
-            for room, refusal in self._cursors.join(route, word):
-                yield self._refuse(route, word, refusal, room)
+            for place in word.rooms:
+                join = functools.partial(self._cursors.join, route, place, word.req)
+                yield from self._in_room((route, word, place.room), join)
         else:
-            no_page = self._cursors.page(route, word)
-            if no_page:
-                yield self._refuse(route, word, no_page)
+            page = functools.partial(self._cursors.page, route, word)
+            yield from self._in_room((route, word, word.room), page)
+
+    def _in_room(
+        self, asked: tuple[bytes, ToBroker, bytes], do: Callable[[], Refusal | None]
+    ) -> Iterator[Send]:
+        """Do what a route asked for in a room; what is refused is told, as all is once damaged."""
+        route, word, room = asked
+        refusal: Refusal | None = _DAMAGED
+        if room not in self._damaged:
+            try:
+                refusal = do()
+            except RoomDamaged as damage:
+                yield from self._shut(damage)
+        if refusal:
+            yield self._refuse(route, word, refusal, room)
+
+    def _shut(self, damage: RoomDamaged) -> Iterator[Send]:
+        """A room is damaged: nothing of it goes in or out, and whoever is in it is told."""
+        if damage.room not in self._damaged:
+            logger.error("%s %s", damage, damage.advice)
+        self._damaged.add(damage.room)
+        for route, req in self._cursors.shut(damage.room):
+            yield self._refusal(route, req, 0, refusal=_DAMAGED, room=damage.room)
 
     def _refuse(self, route: bytes, word: ToBroker, refusal: Refusal, room: bytes = b"") -> Send:
+        req, k = getattr(word, "req", 0), getattr(word, "k", 0)
+        room = room or getattr(word, "room", b"")
+        return self._refusal(route, req, k, refusal=refusal, room=room)
+
+    def _refusal(self, route: bytes, req: int, k: int, *, refusal: Refusal, room: bytes) -> Send:
         self.counts[f"refused {refusal.code}"] += 1
-        refuse = Refuse(
-            req=getattr(word, "req", 0),
-            k=getattr(word, "k", 0),
-            code=refusal.code,
-            room=room or getattr(word, "room", b""),
-            retry_after_ms=refusal.retry_after_ms,
-            text=refusal.text,
-        )
-        return Send(route, encode(refuse))
+        code, retry_after_ms, text = refusal
+        return Send(route, encode(Refuse(req, k, code, room, retry_after_ms, text)))
 
     # ---- the rest of a turn ----
 
@@ -261,15 +298,28 @@ class Core:
         """The batch is durable: receipts to its authors, entries to the cursors at the end."""
         sends: list[Send] = []
         for room, staged in self._intake.committed().items():
-            sends += self._intake.receipts(room, staged)
             if staged.entries:
                 self.counts["stored"] += len(staged.entries)
-                sends += self._cursors.hand_out(room, staged)
+            try:
+                sends += self._handed_out(room, staged)
+            except RoomDamaged as damage:  # it is stored all the same; no receipt says so
+                sends += self._shut(damage)
+                for route, taken in staged.taken.items():
+                    post = Post(room=room, k=min(one.k for one in taken))
+                    sends.append(self._refuse(route, post, _DAMAGED))
         return sends
 
-    def failed(self) -> list[Send]:
+    def _handed_out(self, room: bytes, staged: Staged) -> list[Send]:
+        receipts = list(self._intake.receipts(room, staged))
+        return [*receipts, *self._cursors.hand_out(room, staged)] if staged.entries else receipts
+
+    def failed(self, damage: RoomDamaged | None = None) -> list[Send]:
         """The store could not take the batch: its authors are told to come again."""
-        return [self._refuse(route, post, _STORAGE) for route, post in self._intake.failed()]
+        sends = list(self._shut(damage)) if damage else []
+        for route, post in self._intake.failed():
+            refusal = _DAMAGED if post.room in self._damaged else _STORAGE
+            sends.append(self._refuse(route, post, refusal))
+        return sends
 
     @property
     def has_work(self) -> bool:
@@ -287,18 +337,28 @@ class Core:
 
     def serve(self) -> list[Send]:
         """What waits in line, a bounded part of it."""
-        return list(self._cursors.serve())
+        sends: list[Send] = []
+        try:
+            for send in self._cursors.serve():
+                sends.append(send)
+        except RoomDamaged as damage:
+            sends += self._shut(damage)
+        return sends
 
     def unsent(self, send: Send) -> None:
         """A route's pipe was full: its cursor goes back; a word without one is asked for again."""
         self.counts["pipe full"] += 1
         self._cursors.unsent(send)
 
-    def expire(self, now_ms: int) -> None:
+    def expire(self, now_ms: int) -> list[Send]:
         """Let go of envelopes that are no longer to be kept, a bounded part of them."""
-        expired = self._retention.step(now_ms)
+        try:
+            expired = self._retention.step(now_ms)
+        except RoomDamaged as damage:
+            return list(self._shut(damage))
         if expired:
             self.counts["expired"] += expired
+        return []
 
     def farewell(self, text: str = "") -> list[Send]:
         """The broker shuts down: everybody is told, and why, to try again later."""

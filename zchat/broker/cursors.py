@@ -113,19 +113,22 @@ class Cursors:
             for p in word.rooms
         )
 
-    def join(self, route: bytes, word: Join) -> Iterator[tuple[bytes, Refusal]]:
-        """Subscribe or acknowledge, room by room; the rooms there was no place for."""
+    def join(self, route: bytes, position: Position, req: int) -> Refusal | None:
+        """Subscribe or acknowledge, for one room of a JOIN; a refusal if there is no place for it.
+
+        Raises RoomDamaged, before anything has changed.
+        """
         reader = self._readers.setdefault(route, _Reader(route))
-        for position in word.rooms:
-            held = reader.subscriptions.get(position.room)
-            if held is not None and held.number == position.sub:
-                self._acknowledge(held, position)
-                held.answering += (word.req,)
-                self._queue(held)
-            elif held is None and len(reader.subscriptions) >= MAX_ROOMS_PER_CONNECTION:
-                yield position.room, Refusal("too-many-rooms", _RETRY_MS)
-            else:
-                self._subscribe(reader, position, word.req)
+        held = reader.subscriptions.get(position.room)
+        if held is not None and held.number == position.sub:
+            self._acknowledge(held, position)
+            held.answering += (req,)
+            self._queue(held)
+        elif held is None and len(reader.subscriptions) >= MAX_ROOMS_PER_CONNECTION:
+            return Refusal("too-many-rooms", _RETRY_MS)
+        else:
+            self._subscribe(reader, position, req)
+        return None
 
     def _acknowledge(self, held: Subscription, position: Position) -> None:
         held.window = position.window
@@ -135,15 +138,15 @@ class Cursors:
 
     def _subscribe(self, reader: _Reader, position: Position, req: int) -> None:
         room = position.room
-        unanswered = (*self._unsubscribe(reader, room), req)
         tip = self._log.tip(room)
         answer = self._contradiction(tip, position, req)
+        after = 0 if tip is None or answer else self._start(position, tip)
+        weight = self._log.weight(room, 0, after) if after else 0
+        unanswered = (*self._unsubscribe(reader, room), req)
         if answer is not None:
             for each in unanswered:
                 self._line_up(reader, answer._replace(req=each))
             return
-        after = 0 if tip is None else self._start(position, tip)
-        weight = self._log.weight(room, 0, after) if after else 0
         subscription = Subscription(
             route=reader.route,
             room=room,
@@ -197,6 +200,22 @@ class Cursors:
         if not self._by_room[room]:
             del self._by_room[room]
         return subscription.answering
+
+    def shut(self, room: bytes) -> Iterator[tuple[bytes, int]]:
+        """End all that is under way in a room: routes, and what was asked for in vain (0: nothing).
+
+        Also after an answer could not be made: whoever then waited in line is in line again.
+        """
+        for route, reader in self._readers.items():
+            if room in reader.subscriptions:
+                for req in self._unsubscribe(reader, room) or (0,):
+                    yield route, req
+            for due in reader.due:
+                if due.room == room and not isinstance(due, Subscription):
+                    yield route, due.req
+            reader.due = deque(due for due in reader.due if due.room != room)
+            reader.pages = sum(isinstance(due, Page) for due in reader.due)
+        self._waiting = deque(reader for reader in self._readers.values() if reader.due)
 
     def page(self, route: bytes, word: Page) -> Refusal | None:
         """Put a page in line."""
@@ -318,7 +337,10 @@ class Cursors:
         reader.due.append(due)
 
     def serve(self) -> Iterator[Send]:
-        """What waits in line: one thing per connection and round, until the turn has enough."""
+        """What waits in line: one thing per connection and round, until the turn has enough.
+
+        Raises RoomDamaged; then `shut` has to follow.
+        """
         budget = _SERVED_PER_TURN_BYTES
         while self._waiting and budget > 0:
             reader = self._waiting.popleft()

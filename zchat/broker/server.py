@@ -27,7 +27,15 @@ from zchat.broker.folder import BrokerKeys
 from zchat.broker.gate import ZAP_DOMAIN, Gate
 from zchat.broker.pulse import Pulse
 from zchat.broker.send import Send
-from zchat.errors import CannotListen, StoreFailed, StoreFull, StoreTrouble, StoreUnreadable
+from zchat.errors import (
+    CannotListen,
+    RoomDamaged,
+    StoreDamaged,
+    StoreFailed,
+    StoreFull,
+    StoreTrouble,
+    StoreUnreadable,
+)
 from zchat.log.contract import BrokerLog
 from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
 
@@ -135,13 +143,14 @@ class Server:
         """Serve until `stop` is called, or `watch` (asked a few times a second) says so.
 
         `on_hangup` is called between two turns after a SIGHUP. Raises StoreFailed when the store
-        failed in a way that a retry cannot mend, StoreUnreadable when it is damaged.
+        failed in a way that a retry cannot mend, StoreDamaged when it is damaged beyond a room.
         """
         try:
             self._serve(watch, on_hangup)
-        except StoreUnreadable:
+        except StoreUnreadable as error:
             self._say_farewell("its store is damaged")
-            raise
+            facts = error.facts
+            raise StoreDamaged(path=facts["path"], reason=facts["reason"]) from None
         except StoreTrouble as error:
             self._say_farewell("its storage failed")
             raise StoreFailed(**error.facts) from None
@@ -182,7 +191,7 @@ class Server:
 
     def _expire(self) -> None:
         try:
-            self._core.expire(time.time_ns() // 1_000_000)
+            self._send(self._core.expire(time.time_ns() // 1_000_000))
         except StoreFull as error:
             logger.warning("%s", error)
 
@@ -235,6 +244,9 @@ class Server:
         except StoreFull as error:
             logger.warning("%s", error)
             self._send(self._core.failed())
+            return
+        except RoomDamaged as damage:
+            self._send(self._core.failed(damage))
             return
         self._send(self._core.committed())
 

@@ -10,13 +10,14 @@ Rules of this file: the store in use is never changed in place; what is replaced
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from zchat.database import Access, Database
 from zchat.errors import StoreTrouble
 from zchat.files import storage_errors, sync_folder, take_lock
+from zchat.log.ends import ends_path
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.protocol.ledger import Genesis, LogKey, chain
 from zchat.protocol.limits import MAX_LINEAGE
@@ -46,11 +47,31 @@ def restore(store: Path, source: Path, key: LogKey, randomness: Callable[[int], 
 
     Raises StoreBusy while a broker runs, StoreUnreadable where the backup is none.
     """
+    return _replace(store, source, None, key, randomness)
+
+
+def go_on_without(
+    store: Path, rooms: Collection[bytes], key: LogKey, randomness: Callable[[int], bytes]
+) -> Restored:
+    """The store as it is, but these rooms, which lost something, as new logs. Raises as `restore`.
+
+    A room that lost all of it is not there, so it has nothing to begin anew with.
+    """
+    return _replace(store, store, rooms, key, randomness)
+
+
+def _replace(
+    store: Path,
+    source: Path,
+    anew: Collection[bytes] | None,
+    key: LogKey,
+    randomness: Callable[[int], bytes],
+) -> Restored:
     draft = store.with_name(f"{store.name}.restoring")
     with take_lock(store):
         draft.unlink(missing_ok=True)
         backup(source, draft)
-        rooms, entries = _begin_anew(draft, key, randomness)
+        rooms, entries = _begin_anew(draft, anew, key, randomness)
         aside = _set_aside(store)
         with storage_errors(store):
             draft.rename(store)
@@ -60,11 +81,19 @@ def restore(store: Path, source: Path, key: LogKey, randomness: Callable[[int], 
     return Restored(rooms, entries, aside)
 
 
-def _begin_anew(draft: Path, key: LogKey, randomness: Callable[[int], bytes]) -> tuple[int, int]:
+def _begin_anew(
+    draft: Path,
+    anew: Collection[bytes] | None,
+    key: LogKey,
+    randomness: Callable[[int], bytes],
+) -> tuple[int, int]:
+    """The rooms named, or all of them: how many, and how many entries they have."""
     log = SqliteLog(draft, Access.ONE_WRITER)
     rooms = entries = 0
     try:
         for room in log.rooms():
+            if anew is not None and room not in anew:
+                continue
             tip = log.tip(room)
             assert tip is not None
             genesis = Genesis(room, key.public, randomness(16), tip.log, tip.n, tip.hash)
@@ -87,8 +116,10 @@ def _hashes(log: SqliteLog, room: bytes, start: bytes, end: int) -> Iterator[byt
 
 
 def _set_aside(store: Path) -> Path | None:
-    """Rename the store with what a killed broker left beside it."""
+    """Rename the store with what a killed broker left beside it; nothing of it stays."""
+    store.with_name(f"{store.name}.doubt").unlink(missing_ok=True)
     if not store.exists():
+        ends_path(store).unlink(missing_ok=True)
         return None
     name = f"{store.stem}.before-{time.strftime('%Y-%m-%d-%H%M%S')}"
     aside = store.with_name(f"{name}.db")
@@ -96,7 +127,7 @@ def _set_aside(store: Path) -> Path | None:
         if not aside.exists():
             break
         aside = store.with_name(f"{name}-{number}.db")
-    for suffix in ("-wal", ""):
+    for suffix in ("-wal", ".ends", ""):
         part = store.with_name(store.name + suffix)
         if part.exists():
             with storage_errors(part):

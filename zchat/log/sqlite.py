@@ -22,8 +22,8 @@ from zchat.log.contract import Addition, Entry, Tip, fitting
 from zchat.protocol.limits import BIRTH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
 _T = TypeVar("_T")
-_ROOM_SHIFT = 40
-_PLACE_MASK = (1 << _ROOM_SHIFT) - 1
+ROOM_SHIFT = 40
+PLACE_MASK = (1 << ROOM_SHIFT) - 1
 
 SCHEMA = Schema(
     application_id=0x7A636C67,  # "zclg"
@@ -81,6 +81,12 @@ class SqliteLog:
         remembered = self._tips.get(room)
         if remembered is not None:
             return remembered
+        held = self._load(room)
+        if held is not None and not self._db.read_only:
+            self._tips[room] = held
+        return held
+
+    def _load(self, room: bytes) -> tuple[int, Tip] | None:
         with self._db.failures():
             row = self._db.execute(
                 "SELECT room, births, log, n, hash, weight, expired, head FROM rooms WHERE tag = ?",
@@ -90,10 +96,7 @@ class SqliteLog:
             return None
         self._hold([*map(type, row)] == [int, bytes, bytes, int, bytes, int, int, bytes])
         number, births, *rest = row
-        held = number, Tip(_cut(births), *rest)
-        if not self._db.read_only:
-            self._tips[room] = held
-        return held
+        return number, Tip(_cut(births), *rest)
 
     def append(self, additions: Iterable[Addition]) -> None:
         tips: dict[bytes, tuple[int, Tip]] = {}
@@ -113,7 +116,7 @@ class SqliteLog:
             weight += entry.wire_bytes
             assert entry.n == n
             kept = (entry.id, entry.hash, weight, entry.arrived_ms, entry.live, entry.envelope)
-            rows.append((number << _ROOM_SHIFT | n, *kept))
+            rows.append((number << ROOM_SHIFT | n, *kept))
         self._db.execute_many("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         last_hash = addition.entries[-1].hash if addition.entries else tip.hash
         expired = max(tip.expired, addition.expired)
@@ -143,7 +146,7 @@ class SqliteLog:
         most_entries: int = MAX_BATCH_ENTRIES,
     ) -> list[Entry]:
         number, tip = self._room(room)
-        base = number << _ROOM_SHIFT
+        base = number << ROOM_SHIFT
         last = min(last, tip.n, first + most_entries - 1)
         if last < first:
             return []
@@ -187,13 +190,13 @@ class SqliteLog:
         row = self._db.one(
             "SELECT place FROM entries WHERE id = ? AND place >> 40 = ?", (entry_id, held[0])
         )
-        return row[0] & _PLACE_MASK if row else 0
+        return row[0] & PLACE_MASK if row else 0
 
     def hash_at(self, room: bytes, n: int) -> bytes:
         number, tip = self._room(room)
         if n in (0, tip.n):
             return tip.hash if n else tip.log
-        place = number << _ROOM_SHIFT | n
+        place = number << ROOM_SHIFT | n
         return self._one(bytes, "SELECT hash FROM entries WHERE place = ?", (place,))
 
     def weight(self, room: bytes, after: int, upto: int) -> int:
@@ -203,7 +206,7 @@ class SqliteLog:
         number, tip = self._room(room)
         if n in (0, tip.n):
             return tip.weight if n else 0
-        place = number << _ROOM_SHIFT | n
+        place = number << ROOM_SHIFT | n
         return self._one(int, "SELECT weight_end FROM entries WHERE place = ?", (place,))
 
     def _one(self, kind: type[_T], statement: str, values: tuple[object, ...] = ()) -> _T:
@@ -216,7 +219,7 @@ class SqliteLog:
         self, room: bytes, log: bytes, births: tuple[bytes, ...], hashes: Iterable[bytes]
     ) -> None:
         """The same entries, from now on as another log with these h[1], h[2] ... in order."""
-        base = self._room(room)[0] << _ROOM_SHIFT
+        base = self._room(room)[0] << ROOM_SHIFT
         with self._db.transaction():
             last = log
             for n, last in enumerate(hashes, 1):
@@ -229,18 +232,18 @@ class SqliteLog:
 
     def first_kept(self, room: bytes, since_ms: int, most_bytes: int) -> int:
         number, tip = self._room(room)
-        base = number << _ROOM_SHIFT
+        base = number << ROOM_SHIFT
         with self._db.failures():
             row = self._db.execute(
                 "SELECT place FROM entries WHERE place BETWEEN ? AND ?"
                 " AND arrived_ms >= ? AND weight_end > ? ORDER BY place LIMIT 1",
                 (base | tip.expired + 1, base | tip.n, since_ms, tip.weight - most_bytes),
             ).fetchone()
-        return row[0] & _PLACE_MASK if row else tip.n + 1
+        return row[0] & PLACE_MASK if row else tip.n + 1
 
     def expire(self, room: bytes, upto: int) -> None:
         number, tip = self._room(room)
-        base = number << _ROOM_SHIFT
+        base = number << ROOM_SHIFT
         if upto <= tip.expired:
             return
         with self._db.transaction():
@@ -265,6 +268,21 @@ class SqliteLog:
 
     def count_rooms(self) -> int:
         return self._one(int, "SELECT count(*) FROM rooms")
+
+    def ends(self) -> Iterator[tuple[int, bytes, int, bytes]]:
+        """Where each room ends: its number, tag, n and h[n]."""
+        with self._db.failures():
+            found = self._db.execute("SELECT room, tag, n, hash FROM rooms").fetchall()
+        return iter(found)
+
+    def wrong_in(self, table: str = "") -> str:
+        """What SQLite finds wrong in a table and its indices, or in all; empty if nothing."""
+        of = f"({table})" if table else ""
+        try:
+            found = self._one(str, f"PRAGMA integrity_check{of}")
+        except StoreUnreadable as error:
+            found = str(error.facts["reason"])
+        return "" if found == "ok" else " ".join(found.split())
 
     def close(self) -> None:
         self._db.close()

@@ -13,6 +13,7 @@ from zchat.config import home
 from zchat.database import Access
 from zchat.errors import Exit, KeyringTrouble, StoreBusy, StoreEmpty, ZchatError
 from zchat.files import take_lock
+from zchat.log.ends import lost
 from zchat.log.sound import damages
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Profile
@@ -103,7 +104,19 @@ def _server(folder: Path) -> Iterator[Finding]:
         state = "not running"
     except StoreBusy:
         state = "running"
-    yield from _log(f"server's store {path} ({state})", path, "zchat broker restore FILE")
+    subject = f"server's store {path} ({state})"
+    try:
+        missing = lost(path)
+    except ZchatError:
+        missing = []  # what is read next says why
+    if missing:
+        named = ", ".join(map(str, missing[:_MOST_SHOWN]))
+        yield Finding(
+            f"{subject}: all that was confirmed is there",
+            f"It lacks {named}.",
+            "zchat broker restore FILE, or zchat broker --accept-loss",
+        )
+    yield from _log(subject, path, "zchat broker restore FILE")
 
 
 def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:

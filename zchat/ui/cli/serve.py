@@ -18,11 +18,10 @@ from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys, load_keys, log_path
 from zchat.broker.pulse import Pulse
 from zchat.broker.server import Server
+from zchat.broker.start import doubt, open_log
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
-from zchat.database import Access
-from zchat.errors import BadConfig, CannotListen, StoreGone
+from zchat.errors import BadConfig, CannotListen, StoreDamaged, StoreGone
 from zchat.files import storage_errors
-from zchat.log.sqlite import SqliteLog
 from zchat.member import invite
 from zchat.ui.cli.common import data, say
 from zchat.ui.cli.upkeep import backup, restore
@@ -51,6 +50,7 @@ def default_address() -> str:
     help="Settings (default: broker.toml in the profile).",
 )
 @click.option("--new-store", is_flag=True, help="Begin empty although there has been a store.")
+@click.option("--accept-loss", is_flag=True, help="Go on although a part of the store is lost.")
 @click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin ends.")
 @click.pass_context
 def broker(
@@ -60,6 +60,7 @@ def broker(
     config: Path | None,
     *,
     new_store: bool,
+    accept_loss: bool,
     until_eof: bool,
 ) -> None:
     """Start a server. Its first line is the invite stem.
@@ -79,7 +80,8 @@ def broker(
     def settings() -> BrokerConfig:
         return load(BrokerConfig, config, flags, os.environ)[0]
 
-    serve(settings, _stdin_ended if until_eof else lambda: False, new_store=new_store)
+    ended = _stdin_ended if until_eof else lambda: False
+    serve(settings, ended, new_store=new_store, accept_loss=accept_loss)
 
 
 def _stdin_ended() -> bool:
@@ -88,10 +90,17 @@ def _stdin_ended() -> bool:
     return bool(readable) and not os.read(0, 1)
 
 
-def serve(read: Callable[[], BrokerConfig], ended: Callable[[], bool], *, new_store: bool) -> None:
+def serve(
+    read: Callable[[], BrokerConfig],
+    ended: Callable[[], bool],
+    *,
+    new_store: bool,
+    accept_loss: bool,
+) -> None:
     """Run a broker in this process until it is told to stop. SIGHUP has the settings read again.
 
-    Raises BadConfig, BadInvite, CannotListen, StoreBusy, StoreGone, StoreTrouble, StoreUnreadable.
+    Raises BadConfig, BadInvite, CannotListen, StoreBusy, StoreGone, StoreShortened, StoreTrouble,
+    StoreUnreadable.
     """
     settings, folder = read(), home() / "broker"
     host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
@@ -100,7 +109,7 @@ def serve(read: Callable[[], BrokerConfig], ended: Callable[[], bool], *, new_st
         is_gone = not path.exists() or not path.stat().st_size
         if broker_folder.has_keys(folder) and is_gone and not new_store:
             raise StoreGone(path=path)
-    log = SqliteLog(path, Access.ONE_WRITER)
+    log = open_log(path, lambda: load_keys(folder).log_key, accept_loss=accept_loss)
     keys = load_keys(folder)
     core = Core(log, keys.log_key, _limits(settings), f"zchat {version()}")
     server = Server(
@@ -128,6 +137,9 @@ def serve(read: Callable[[], BrokerConfig], ended: Callable[[], bool], *, new_st
         data(stem)
         say("Members join with that line and the name of a room: zchat join LINE --room lobby")
         server.run(ended, read_again)
+    except StoreDamaged as error:
+        doubt(path, error)
+        raise
     finally:
         broker_folder.retract(folder)
         server.close()

@@ -556,6 +556,7 @@ def test_a_log_is_sound_as_it_was_written(writable: Opener) -> None:
         ("UPDATE entries SET id = zeroblob(32) WHERE place & 255 = 2", {2}),
         ("UPDATE entries SET id = zeroblob(32), envelope = NULL WHERE place & 255 = 3", {3}),
         ("UPDATE entries SET hash = zeroblob(32) WHERE place & 255 = 4", {4, 5}),
+        ("DELETE FROM entries WHERE place & 255 = 2", {2, 3}),
         ("UPDATE rooms SET hash = zeroblob(32)", {5}),
         ("UPDATE rooms SET log = zeroblob(32)", {1}),
     ],

@@ -1,15 +1,20 @@
 """Backup, restore, and how members go on after it, with real processes."""
 
 import contextlib
+import os
 import signal
 import socket
 import sqlite3
 import urllib.error
 import urllib.request
+from pathlib import Path
+
+import pytest
 
 from tests.processes import Running, World, wait_for, zchat
 from zchat.broker.retention import Keep, Retention
 from zchat.log.contract import Addition, Entry, MemoryLog
+from zchat.ui.cli.doctor import Patience
 
 
 def _texts(world: World, name: str) -> list[str]:
@@ -118,6 +123,48 @@ def test_doctor_names_what_is_wrong_and_how_to_mend_it(here: World) -> None:
     assert "#1: the message is not the one that was stored" in told.stdout
     assert "zchat broker restore FILE" in told.stdout
     assert "chmod go=" in told.stdout
+
+
+def test_doctor_looks_through_every_page(here: World) -> None:
+    """An id that its index no longer finds is in no chain, and in no entry that is read."""
+    host = here.folder / "host"
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    here.broker.end()
+    with contextlib.closing(sqlite3.connect(here.broker.store)) as store:
+        (entry_id,) = store.execute("SELECT id FROM entries").fetchone()
+    content = here.broker.store.read_bytes()
+    at = content.find(entry_id + (1 << 40 | 1).to_bytes(6, "big"))
+    assert at > 0
+    here.broker.store.write_bytes(content[:at] + b"?" + content[at + 1 :])
+    told = zchat(host, "doctor")
+    assert told.returncode == 1
+    assert "the file: row 1 missing from index entries_id" in told.stdout
+    assert told.stderr == ""
+
+
+def test_whoever_waits_for_doctor_at_a_terminal_sees_the_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a line of its own, which is none before the first second is over."""
+    ours, its = os.openpty()
+    try:
+        with open(its, "w", closefd=False) as terminal:
+            monkeypatch.setattr("sys.stderr", terminal)
+            patience = Patience(tmp_path / "log.db")
+
+            def told() -> bool:
+                patience.step()
+                return bool(patience.told_s)
+
+            assert not told()
+            patience.end()
+            wait_for("a second", told)
+            patience.end()
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert shown == f"\rLooking through {tmp_path / 'log.db'}: {patience.told_s} s\r\n"
 
 
 def test_a_server_whose_store_is_gone_does_not_begin_empty_unasked(here: World) -> None:

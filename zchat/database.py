@@ -27,6 +27,7 @@ from zchat.files import private_folder, storage_errors, sync_folder, take_lock
 
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 65_536
+_STEPS = 100_000  # of SQLite's machine, which makes tens of millions a second
 
 logger = logging.getLogger("zchat.store")
 
@@ -228,6 +229,15 @@ class Database:
         except (sqlite3.Error, MemoryError):
             with self.failures():
                 raise
+
+    @contextlib.contextmanager
+    def stepping(self, step: Callable[[], None]) -> Iterator[None]:
+        """What takes long calls `step` again and again, some hundred times a second."""
+        self._connection.set_progress_handler(step, _STEPS)
+        try:
+            yield
+        finally:
+            self._connection.set_progress_handler(None, _STEPS)
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:

@@ -3,12 +3,14 @@
 Rules of this file: it reads and judges nothing else; every place that is wrong is named once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from zchat.errors import StoreUnreadable
 from zchat.log.contract import Entry, Log
 from zchat.protocol.envelope import envelope_id
 from zchat.protocol.ledger import chain, link
+from zchat.protocol.limits import MAX_BATCH_ENTRIES
 
 
 class Damage(NamedTuple):
@@ -32,17 +34,31 @@ def first_damage(before: bytes, entries: Sequence[Entry], expired: int) -> Damag
     return None
 
 
-def damages(log: Log, room: bytes) -> Iterator[Damage]:
-    """Every place of a room that is not as it was written. Raises StoreUnreadable, StoreTrouble."""
+def damages(log: Log, room: bytes, step: Callable[[], None] = lambda: None) -> Iterator[Damage]:
+    """Every place of a room that is not as it was written; `step` is called again and again.
+
+    Raises StoreUnreadable where the room itself cannot be found, StoreTrouble.
+    """
     tip = log.tip(room)
     assert tip is not None
-    n, previous = 0, tip.log
+    n, most = 0, MAX_BATCH_ENTRIES
+    previous: bytes | None = tip.log
     while n < tip.n:
-        for entry in log.read(room, n + 1, tip.n):
+        step()
+        try:
+            entries = log.read(room, n + 1, tip.n, most_entries=most)
+        except StoreUnreadable as error:
+            if most == 1:
+                yield Damage(n + 1, str(error.facts["reason"]))
+                n, previous = n + 1, None
+            most = max(1, most // 2)
+            continue
+        most = min(2 * most, MAX_BATCH_ENTRIES)
+        for entry in entries:
             if entry.envelope is not None and envelope_id(entry.envelope) != entry.id:
                 yield Damage(entry.n, "the message is not the one that was stored")
-            if link(previous, entry.n, entry.id) != entry.hash:
+            if previous is not None and link(previous, entry.n, entry.id) != entry.hash:
                 yield Damage(entry.n, "the chain does not hold")
             n, previous = entry.n, entry.hash
-    if previous != tip.hash:
+    if previous not in (None, tip.hash):
         yield Damage(tip.n, "the end is not the one that was written")

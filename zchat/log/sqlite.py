@@ -11,7 +11,7 @@ against it, so that a file that lost a part says so (StoreUnreadable).
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -275,11 +275,12 @@ class SqliteLog:
             found = self._db.execute("SELECT room, tag, n, hash FROM rooms").fetchall()
         return iter(found)
 
-    def wrong_in(self, table: str = "") -> str:
+    def wrong_in(self, table: str = "", step: Callable[[], None] = lambda: None) -> str:
         """What SQLite finds wrong in a table and its indices, or in all; empty if nothing."""
         of = f"({table})" if table else ""
         try:
-            found = self._one(str, f"PRAGMA integrity_check{of}")
+            with self._db.stepping(step):
+                found = self._one(str, f"PRAGMA integrity_check{of}")
         except StoreUnreadable as error:
             found = str(error.facts["reason"])
         return "" if found == "ok" else " ".join(found.split())

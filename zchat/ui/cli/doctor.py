@@ -2,6 +2,8 @@
 
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,15 @@ import click
 from zchat.broker.folder import log_path
 from zchat.config import home
 from zchat.database import Access
-from zchat.errors import Exit, KeyringTrouble, StoreBusy, StoreEmpty, ZchatError
+from zchat.errors import (
+    Exit,
+    KeyringTrouble,
+    StoreBusy,
+    StoreEmpty,
+    StoreOlder,
+    StoreUnreadable,
+    ZchatError,
+)
 from zchat.files import take_lock
 from zchat.log.ends import lost
 from zchat.log.sound import damages
@@ -20,6 +30,7 @@ from zchat.member.profile import Profile
 from zchat.member.vault import RoomRecord, Vault
 from zchat.ui.cli.access import own_profile
 from zchat.ui.cli.common import data, vault_of
+from zchat.ui.safe import safe_line
 
 _LITTLE_SPACE_BYTES = 64 * 1024 * 1024
 _MOST_SHOWN = 5
@@ -31,6 +42,28 @@ class Finding(NamedTuple):
     subject: str
     wrong: str = ""
     remedy: str = ""
+
+
+class Patience:
+    """A line that counts seconds while a large store is looked through, where somebody can see."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began = time.monotonic()
+        self.told_s = 0
+
+    def step(self) -> None:
+        """It goes on."""
+        took_s = int(time.monotonic() - self._began)
+        if took_s > self.told_s and sys.stderr.isatty():
+            self.told_s = took_s
+            line = f"\rLooking through {safe_line(str(self._path))}: {took_s} s"
+            click.echo(line, err=True, nl=False)
+
+    def end(self) -> None:
+        """The line, if there was one, is complete."""
+        if self.told_s:
+            click.echo("", err=True)
 
 
 @click.command()
@@ -125,24 +158,36 @@ def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
     except StoreEmpty:
         yield Finding(f"{subject}: empty")
         return
+    except StoreOlder as error:
+        yield Finding(f"{subject}: of an older version. {error.advice}")
+        return
     except ZchatError as error:
         yield Finding(subject, error.sentence, remedy)
         return
+    patience = Patience(path)
     try:
+        in_file = log.wrong_in(step=patience.step)
         rooms = list(log.rooms())
-        wrong = [
-            f"room {room.hex()[:8]} #{damage.n}: {damage.what}"
-            for room in rooms
-            for damage in damages(log, room)
-        ]
+        wrong = [f"the file: {in_file}"] * bool(in_file)
+        wrong += [each for room in rooms for each in _wrong_in_room(log, room, patience)]
     except ZchatError as error:
         wrong = [error.sentence]
         rooms = []
     finally:
         log.close()
+        patience.end()
     more = f", and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
-    subject = f"{subject}: {len(rooms)} room(s), every id and the chain"
+    subject = f"{subject}: {len(rooms)} room(s), every page, every id and the chain"
     yield Finding(subject, "; ".join(wrong[:_MOST_SHOWN]) + more, remedy)
+
+
+def _wrong_in_room(log: SqliteLog, room: bytes, patience: Patience) -> Iterator[str]:
+    named = f"room {room.hex()[:8]}"
+    try:
+        for damage in damages(log, room, patience.step):
+            yield f"{named} #{damage.n}: {damage.what}"
+    except StoreUnreadable as error:
+        yield f"{named}: {error.facts['reason']}"
 
 
 def _rooms(profile: Profile, vault: Vault, member: str) -> Iterator[Finding]:

@@ -192,6 +192,7 @@ class Verdict(msgspec.Struct, frozen=True):
     measured: Spread
     unit: str
     met: bool
+    why: str = ""  # where it is not met: what the limit is, with figures of the same run
 
 
 class Plot(msgspec.Struct, frozen=True):
@@ -213,18 +214,20 @@ class Result(msgspec.Struct, frozen=True):
     plots: list[Plot] = []
 
 
-def at_most(target: str, what: str, bound: float, measured: Spread, unit: str) -> Verdict:
+def at_most(
+    target: str, what: str, bound: float, measured: Spread, unit: str, why: str = ""
+) -> Verdict:
     """Met where the median is at or below the bound."""
-    return Verdict(
-        target, what, f"≤ {short(bound)} {unit}", measured, unit, measured.median <= bound
-    )
+    met = measured.median <= bound
+    return Verdict(target, what, f"≤ {short(bound)} {unit}", measured, unit, met, why)
 
 
-def at_least(target: str, what: str, bound: float, measured: Spread, unit: str) -> Verdict:
+def at_least(
+    target: str, what: str, bound: float, measured: Spread, unit: str, why: str = ""
+) -> Verdict:
     """Met where the median is at or above the bound."""
-    return Verdict(
-        target, what, f"≥ {short(bound)} {unit}", measured, unit, measured.median >= bound
-    )
+    met = measured.median >= bound
+    return Verdict(target, what, f"≥ {short(bound)} {unit}", measured, unit, met, why)
 
 
 def tell(result: Result) -> None:
@@ -238,6 +241,8 @@ def tell(result: Result) -> None:
             f"  {verdict.target} {verdict.what}: {verdict.measured} {verdict.unit}"
             f" (target {verdict.bound}): {word}"
         )
+        if verdict.why and not verdict.met:
+            print(f"     {verdict.why}")
     for note in result.notes:
         print(f"  {note}")
 

@@ -106,6 +106,14 @@ def page(made: dict[str, Made]) -> str:
             ]
         ),
     ]
+    whys = [
+        f"- **{verdict.target}, {verdict.what}.** {verdict.why}"
+        for each in made.values()
+        for verdict in each.result.verdicts
+        if verdict.why and not verdict.met
+    ]
+    if whys:
+        lines += ["", "## Where a target is not met", "", *whys]
     for each in made.values():
         result = each.result
         lines += ["", f"## {result.title}", "", *_tables(result.rows)]

@@ -167,6 +167,8 @@ class _Screen(pyte.HistoryScreen):
 class Terminal:
     """A process in a terminal of its own: the raw bytes it wrote, and the screen they make."""
 
+    program: tuple[str, ...] = tuple(ZCHAT)
+
     def __init__(
         self, home: Path, *arguments: str, columns: int = 100, rows: int = 24, **more: str
     ) -> None:
@@ -177,8 +179,8 @@ class Terminal:
             # forkpty() in a process with threads: the child does nothing but execute.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process: pexpect.spawn[bytes] = pexpect.spawn(
-                ZCHAT[0],
-                [*ZCHAT[1:], *arguments],
+                self.program[0],
+                [*self.program[1:], *arguments],
                 env=environment(home, **{"TERM": "xterm-256color", **more}),
                 dimensions=(rows, columns),
             )

@@ -78,7 +78,8 @@ def test_the_tutorial_does_what_it_says(player: Player) -> None:
 @pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
 def test_every_block_with_a_command_is_played(page: Path) -> None:
     """But for what sets all up, which tests/test_setup.py does, and where files go."""
-    fences = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    fence = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    fences = fence.findall(page.read_text("utf-8"))
     assert len(fences) > 5
     for kind, text in fences:
         if not kind.startswith("console "):

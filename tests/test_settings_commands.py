@@ -1,12 +1,10 @@
-"""`zchat config`, `help` and `completion`, as a user runs them."""
+"""`zchat config` and `help`, and what is mistyped, as a user runs them."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ZCHAT, World, environment, zchat
+from tests.processes import World, zchat
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -49,23 +47,6 @@ def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path) -> None
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert all(topic in unknown.stderr for topic in listed.split(", "))
     assert zchat(tmp_path, "help", "tail").stdout == zchat(tmp_path, "tail", "--help").stdout
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script_of_that_shell(tmp_path: Path, shell: str) -> None:
-    """It names the program; where the shell is there, it takes the script."""
-    script = zchat(tmp_path, "completion", shell).stdout
-    assert "_ZCHAT_COMPLETE" in script
-    assert zchat(tmp_path, "completion", "tcsh").returncode == 2
-
-
-def test_rooms_are_completed_from_the_profile(here: World) -> None:
-    """What this profile knows, and nothing where it knows nothing."""
-    words = {"COMP_WORDS": "zchat tail lo", "COMP_CWORD": "2", "_ZCHAT_COMPLETE": "bash_complete"}
-    for home, expected in ((here.home("alice"), "plain,lobby\n"), (here.folder / "empty", "")):
-        env = {**environment(home), **words}
-        done = subprocess.run(ZCHAT, env={**os.environ, **env}, capture_output=True, check=False)
-        assert done.stdout.decode().strip() == expected.strip()
 
 
 MISTYPED = [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from click.shell_completion import CompletionItem
 
 from zchat.broker.folder import announced
 from zchat.config import DEFAULT_PORT, home
@@ -30,6 +29,7 @@ from zchat.member.vault import KnownRoom, Vault
 from zchat.protocol.limits import MAX_PASSPHRASE_BYTES
 from zchat.protocol.words import canonical_room_name, near_misses
 from zchat.ui.cli.common import config_for, has_terminal, say, vault_of
+from zchat.ui.cli.shells import complete_members, complete_rooms
 from zchat.ui.safe import safe_line
 
 DEFAULT_ROOM = "lobby"
@@ -51,21 +51,13 @@ class Access(NamedTuple):
         return self.passphrase_file is not None or self.passphrase_fd is not None
 
 
-def complete_rooms(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The rooms this profile knows; nothing at all where it cannot be read."""
-    try:
-        names = Profile(home()).all_rooms()
-    except Exception:  # a key press must never end in an error
-        return []
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
-
-
 room_argument = click.argument("room", shell_complete=complete_rooms)
 
 name_option = click.option(
-    "--name", metavar="NAME", help="Who you are here. Default: who you were there last."
+    "--name",
+    metavar="NAME",
+    shell_complete=complete_members,
+    help="Who you are here. Default: who you were there last.",
 )
 
 _fd_option = click.option(

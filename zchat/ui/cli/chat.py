@@ -45,6 +45,7 @@ from zchat.ui.cli.common import (
     wants_colours,
 )
 from zchat.ui.cli.serve import default_address
+from zchat.ui.cli.shells import complete_rooms
 from zchat.ui.plain import PlainChat
 from zchat.ui.visit import History, Visit
 
@@ -85,9 +86,14 @@ def chat_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("invite", required=False)
+@click.argument("invite", required=False, shell_complete=complete_rooms)
 @click.option("--server", metavar="HOST:PORT", help="Which server, where several are known.")
-@click.option("--room", metavar="ROOM", help="Which room. Default: the invite's, else lobby.")
+@click.option(
+    "--room",
+    metavar="ROOM",
+    shell_complete=complete_rooms,
+    help="Which room. Default: the invite's, else lobby.",
+)
 @chat_options
 def join(
     invite: str | None, server: str | None, room: str | None, access: Access, terms: _Terms

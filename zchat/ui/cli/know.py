@@ -34,6 +34,7 @@ from zchat.ui.cli.common import (
     vault_of,
     wants_colours,
 )
+from zchat.ui.cli.shells import complete_members, complete_speakers
 from zchat.ui.commands import check_covered
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION, clock_time, day, member_fields, member_parts
@@ -77,7 +78,12 @@ def rooms(*, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--name", metavar="NAME", help="Which member of this profile (all of them).")
+@click.option(
+    "--name",
+    metavar="NAME",
+    shell_complete=complete_members,
+    help="Which member of this profile (all of them).",
+)
 @json_option
 def whoami(name: str | None, *, as_json: bool) -> None:
     """Show who you are in each room, and where your keys lie.
@@ -217,7 +223,13 @@ def members(room: str, access: Access, *, as_json: bool) -> int:
 @room_argument
 @click.option("--at", type=int, metavar="N", help="Compare the log up to entry N.")
 @click.option("--matches", type=int, metavar="N", help="The words at N were the same,")
-@click.option("--with", "with_names", metavar="NAMES", help="as with these: alice,bob.")
+@click.option(
+    "--with",
+    "with_names",
+    metavar="NAMES",
+    shell_complete=complete_speakers,
+    help="as with these: alice,bob.",
+)
 @access_options
 def verify(
     room: str, at: int | None, matches: int | None, with_names: str | None, access: Access

@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from zchat import version
 from zchat.errors import Exit, StoreFull, ZchatError
 from zchat.protocol.limits import MAX_ADDRESS_SPACE
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _FIRST_MINUTE = """\
 zchat: group chat for people who share a passphrase and do not trust the server.
@@ -127,6 +131,18 @@ class _Sections(click.Group):
             with formatter.section(heading):
                 formatter.write_dl([(name, short) for name, (_, short) in commands.items()])
 
+    def shell_complete(self, context: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """The commands without importing any; options where one was begun."""
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=short)
+            for section in _SECTIONS.values()
+            for name, (_, short) in section.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, context, incomplete)]
+
 
 @click.group(
     cls=_Sections,
@@ -189,6 +205,8 @@ def _open_standard_streams() -> None:
 
 
 def _run() -> int:
+    if "_ZCHAT_COMPLETE" in os.environ:
+        importlib.import_module("zchat.ui.cli.shells")
     try:
         code = cli.main(prog_name="zchat", standalone_mode=False)
         sys.stdout.flush()

@@ -4,10 +4,10 @@ Rules of this file: a topic is paragraphs; what looks like a table is one, in `z
 """
 
 import click
-from click.shell_completion import get_completion_class
 
 from zchat.errors import NoTopic, did_you_mean
 from zchat.ui.cli.common import data
+from zchat.ui.cli.shells import SHELLS
 
 TOPICS = {
     "exit-codes": """\
@@ -100,8 +100,12 @@ Topics: exit-codes, json, environment.""",
 }
 
 
+def _complete_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    return [topic for topic in TOPICS if topic.startswith(incomplete)]
+
+
 @click.command("help")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=_complete_topics)
 @click.pass_context
 def help_topic(context: click.Context, topic: str | None) -> None:
     """Explain a TOPIC, such as exit codes, trust or scripting; or a command.
@@ -126,7 +130,7 @@ def help_topic(context: click.Context, topic: str | None) -> None:
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell. Rooms are completed from your profile.
@@ -136,6 +140,5 @@ def completion(context: click.Context, shell: str) -> None:
         zchat completion zsh > ~/.zfunc/_zchat
         zchat completion fish > ~/.config/fish/completions/zchat.fish
     """
-    kind = get_completion_class(shell)
-    assert kind is not None
-    data(kind(context.find_root().command, {}, "zchat", "_ZCHAT_COMPLETE").source())
+    script = SHELLS[shell](context.find_root().command, {}, "zchat", "_ZCHAT_COMPLETE").source()
+    data(script.removesuffix("\n"))

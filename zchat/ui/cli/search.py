@@ -11,6 +11,7 @@ from zchat.member.profile import Opened
 from zchat.protocol.keys import Author
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import color_option, data, json_option, screen
+from zchat.ui.cli.shells import complete_speakers
 from zchat.ui.moments import since_ms
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
@@ -20,7 +21,13 @@ from zchat.ui.show import JSON_VERSION, clock_time, day, iso_time
 @room_argument
 @click.argument("words", nargs=-1, required=True)
 @click.option("--since", metavar="TIME", help="What was sent since: 2d, 3h, 10m, or a date.")
-@click.option("--from", "names", metavar="NAMES", help="Only of these: alice,bob.")
+@click.option(
+    "--from",
+    "names",
+    metavar="NAMES",
+    shell_complete=complete_speakers,
+    help="Only of these: alice,bob.",
+)
 @click.option("--regex", is_flag=True, help="WORDS is one regular expression.")
 @click.option("-C", "--context", type=click.IntRange(0, 50), default=0, help="Lines around each.")
 @json_option

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import dev
 from zchat.config import BrokerConfig, MemberConfig
 from zchat.protocol import limits
-from zchat.ui.cli.main import cli
+from zchat.ui.cli.main import _SECTIONS, cli
 from zchat.ui.commands import COMMANDS
 
 HERE = Path(__file__).parent.parent
@@ -210,6 +210,13 @@ def test_every_help_has_an_example_and_explains_every_option(path: tuple[str, ..
     for option in command_at(path).params:
         if isinstance(option, click.Option) and not option.hidden:
             assert option.help, f"{option.opts} is not explained"
+
+
+@pytest.mark.parametrize("section", _SECTIONS)
+def test_the_list_says_of_a_command_what_its_own_help_says_first(section: str) -> None:
+    """The list is written apart so that it need not load the commands."""
+    for name, (_, short) in _SECTIONS[section].items():
+        assert command_at((name,)).get_short_help_str(1_000) == short
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "man": ("man:man", "Write manual pages, one for each command."),
         "help": (
             "manual:help_topic",
-            "Explain a TOPIC, such as exit codes, trust or scripting.",
+            "Explain a TOPIC, such as exit codes, trust or scripting; or a command.",
         ),
     },
 }

@@ -239,6 +239,9 @@ MISUSED = [
     ["verify", "lobby", "--with", "bob"],
     ["forget", "lobby"],
     ["members", "lobby", "too", "many"],
+    ["profile"],
+    ["profile", "export"],
+    ["profile", "import", "--new", "me.zchat"],
 ]
 
 

@@ -481,6 +481,8 @@ BAD_INPUT = [
     ["evidence", "check", "X"],
     ["export", "lobby", "--format", "X"],
     ["export", "lobby", "-o", "X/X"],
+    ["profile", "import", "X"],
+    ["profile", "export", "X/X"],
     ["rejoin", "X"],
     ["lab", "demo", "X"],
     ["lab", "rogue", "--lie", "X"],

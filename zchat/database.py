@@ -298,8 +298,10 @@ def _copy(source: sqlite3.Connection, path: Path) -> None:
 def _no_space(error: BaseException) -> str:
     """What SQLite says where there is no space; empty where it says something else."""
     name = getattr(error, "sqlite_errorname", "")
-    # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL.
-    return _reason(error) if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE") else ""
+    # A quota or RLIMIT_FSIZE shows as IOERR_WRITE, a full disk as FULL; where the index of a WAL
+    # cannot grow, both show as SHMSIZE.
+    full = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+    return _reason(error) if name in full else ""
 
 
 def _reason(error: BaseException) -> str:

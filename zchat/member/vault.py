@@ -124,6 +124,28 @@ class KnownRoom(NamedTuple):
     used_ms: int
 
 
+class HeldRoom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A room as a vault holds it; `witness` is a head that its log must reach."""
+
+    tag: bytes
+    record: RoomRecord
+    witness: bytes
+    used_ms: int
+
+
+class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a vault holds, in clear: for a backup, which is sealed as a whole."""
+
+    secrets: dict[str, bytes]
+    rooms: list[HeldRoom]
+    incarnations: list[tuple[bytes, bytes]]  # of a room's tag
+    outbox: list[tuple[bytes, bytes, int, bytes, bytes]]  # tag, incarnation, seq, id, envelope
+    judgements: list[tuple[bytes, bytes, int, int]]  # tag, key, verified, muted
+
+    def __repr__(self) -> str:
+        return f"<Contents of {len(self.rooms)} rooms>"
+
+
 class Pending(NamedTuple):
     """An outbox row: an envelope that no signed head is known to cover."""
 
@@ -470,6 +492,49 @@ class Vault:
                 " ON CONFLICT (tag, key) DO UPDATE SET muted = excluded.muted",
                 (tag, key, muted),
             )
+
+    # ---- the whole ----
+
+    def contents(self) -> Contents:
+        """Everything, as of one moment."""
+        with self._db.transaction():
+            secrets = self._db.execute("SELECT name, sealed FROM secrets").fetchall()
+            rooms = self._db.execute("SELECT tag, sealed, witness, used_ms FROM rooms").fetchall()
+            incarnations = self._db.execute("SELECT incarnation, tag FROM incarnations").fetchall()
+            outbox = self._db.execute(
+                "SELECT tag, incarnation, seq, id, envelope FROM outbox ORDER BY number"
+            ).fetchall()
+            judgements = self._db.execute("SELECT * FROM judgements").fetchall()
+        return Contents(
+            secrets={name: self._unseal(sealed) for name, sealed in secrets},
+            rooms=[HeldRoom(tag, self._record(sealed), *rest) for tag, sealed, *rest in rooms],
+            incarnations=incarnations,
+            outbox=outbox,
+            judgements=judgements,
+        )
+
+    def fill(self, contents: Contents) -> None:
+        """Take all of this; for a vault that was made just now, and is closed after it.
+
+        Its incarnations are those of a dead process: what they left is sent by the next one.
+        """
+        rooms = [
+            (room.tag, self._seal(msgspec.msgpack.encode(room.record)), room.witness, room.used_ms)
+            for room in contents.rooms
+        ]
+        secrets = [(name, self._seal(clear)) for name, clear in contents.secrets.items()]
+        rows: dict[str, list[tuple[object, ...]]] = {
+            "secrets VALUES (?, ?)": [*secrets],
+            "rooms VALUES (?, ?, ?, ?)": [*rooms],
+            "incarnations VALUES (?, ?, 'imported')": [*contents.incarnations],
+            "outbox (tag, incarnation, seq, id, envelope) VALUES (?, ?, ?, ?, ?)": [
+                *contents.outbox
+            ],
+            "judgements VALUES (?, ?, ?, ?)": [*contents.judgements],
+        }
+        with self._db.transaction():
+            for into, values in rows.items():
+                self._db.execute_many(f"INSERT OR REPLACE INTO {into}", values)
 
 
 def member_folder(home: Path, name: str) -> Path:

@@ -26,6 +26,7 @@ class Label(bytes, Enum):
     HEAD = b"zchat/1 head"
     VERIFY = b"zchat/1 verify"
     INVITE = b"zchat/1 invite"
+    BACKUP = b"zchat/1 backup"
 
 
 def digest(label: Label, size: int, data: bytes, key: bytes = b"") -> bytes:

@@ -63,7 +63,7 @@ def evidence() -> None:
 
 @evidence.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@passphrase_options
+@passphrase_options(of_room=True)
 def check(file: Path, access: Access) -> int:
     """Check an evidence file, or an export with proof, offline.
 
@@ -143,7 +143,7 @@ def _keys_of(
         return None
     say(DERIVING)
     origin = [bytes.fromhex(key) for key in opening.origin]
-    keys = profile.derive(typed, Origin(*origin).salt(opening.room))
+    keys = RoomKeys(profile.derive(typed, Origin(*origin).salt(opening.room)))
     if keys.tag.hex() != opening.tag:
         raise NotItsPassphrase(path=file)
     return keys

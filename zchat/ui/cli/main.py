@@ -80,6 +80,10 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "bench": ("bench:bench", "Measure how many members a server on this machine carries."),
     },
     "This program": {
+        "profile": (
+            "profile:profile",
+            "Back up who you are, sealed under a passphrase, and be it again elsewhere.",
+        ),
         "config": (
             "settings:config",
             "Show and check settings, and write files to change them in.",

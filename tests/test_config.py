@@ -64,6 +64,42 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path, content: str, say
         load(MemberConfig, file, {}, {})
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "says"),
+    [
+        (MemberConfig, "timeout_s", "abc", "a number above 0 and of at most 86,400, not 'abc'"),
+        (MemberConfig, "timeout_s", "0", "a number above 0 and of at most 86,400, not '0'"),
+        (MemberConfig, "timeout_s", "nan", "a number above 0 and of at most 86,400, not 'nan'"),
+        (MemberConfig, "history", "1.5", "a whole number of at least 0 and of at most 100,000"),
+        (MemberConfig, "schema", "2", "1, not '2'"),
+        (BrokerConfig, "post_burst", "", "a whole number of at least 1, not ''"),
+        (BrokerConfig, "listen", 5577, 'text, as in "text", not 5577'),
+        (BrokerConfig, "allow", [7], r'a list of texts, as in \["one", "two"\], not \[7\]'),
+        (BrokerConfig, "allow", "key", r'a list of texts, as in \["one", "two"\], not \'key\''),
+    ],
+)
+def test_a_bad_value_is_told_in_words_of_our_own(
+    tmp_path: Path, kind: type[BrokerConfig], name: str, value: object, says: str
+) -> None:
+    """The setting, what it can be, what it was, and where that came from."""
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{name} = {value!r}\n")
+    with pytest.raises(
+        BadConfig, match=f"{file}: {name} must be .*not {value!r}".replace("[", "\\[")
+    ):
+        load(kind, file, {}, {})
+    with pytest.raises(BadConfig, match=f"^flag: {name} must be {says}"):
+        load(kind, None, {name: value}, {"ZCHAT_HOME": str(tmp_path)})
+
+
+def test_a_list_in_the_environment_has_commas(tmp_path: Path) -> None:
+    """It cannot be written in another way there."""
+    file = tmp_path / "broker.toml"
+    file.write_text("allow = ['x']\n")
+    allow = load(BrokerConfig, file, {}, {"ZCHAT_ALLOW": "aa, bb,"})[0].allow
+    assert allow == ("aa", "bb")
+
+
 def test_a_bad_environment_is_named(tmp_path: Path) -> None:
     """Not the file is to blame."""
     file = tmp_path / "member.toml"

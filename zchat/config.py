@@ -7,6 +7,7 @@ refused with the nearest name. Secrets are never settings.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,19 +94,35 @@ def load(
         variable = f"ZCHAT_{name.upper()}"
         if variable in environment:
             values[name], origins[name] = environment[variable], f"environment {variable}"
+            if kind.__struct_defaults__[names.index(name)] == ():
+                values[name] = [part.strip() for part in environment[variable].split(",") if part]
     for name, value in flags.items():
         if value is not None:
             values[name], origins[name] = value, "flag"
     try:
         return msgspec.convert(values, kind, strict=False), origins
     except msgspec.ValidationError as error:
-        raise BadConfig(path=_culprit(error, origins, file), reason=str(error)) from None
+        found = re.search(r"\$\.(\w+)", str(error))
+        assert found is not None, "it names the setting"
+        name = found[1]
+        reason = f"{name} must be {_wanted(kind, name)}, not {values[name]!r}"
+        raise BadConfig(path=origins[name].removeprefix("file "), reason=reason) from None
 
 
-def _culprit(error: msgspec.ValidationError, origins: Mapping[str, str], file: Path) -> str:
-    """Where the setting that the error names came from."""
-    name = str(error).rpartition("$.")[2].rstrip("`")
-    return origins.get(name, str(file)).removeprefix("file ")
+def _wanted(kind: type[Config], name: str) -> str:
+    """What a setting can be, in words."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    wanted = next(field.type for field in info.fields if field.name == name)
+    if not isinstance(wanted, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+        is_text = isinstance(wanted, msgspec.inspect.StrType)
+        return 'text, as in "text"' if is_text else 'a list of texts, as in ["one", "two"]'
+    if wanted.ge is not None and wanted.ge == wanted.le:
+        return f"{wanted.ge}"
+    bounds = ["above", wanted.gt], ["of at least", wanted.ge], ["of at most", wanted.le]
+    said = " and ".join(f"{word} {bound:,}" for word, bound in bounds if bound is not None)
+    whole = isinstance(wanted, msgspec.inspect.IntType)
+    return f"a {'whole ' if whole else ''}number {said}"
 
 
 def _is_there(file: Path) -> bool:

@@ -1,10 +1,15 @@
 """Backup, restore, and how members go on after it, with real processes."""
 
 import contextlib
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,8 +18,11 @@ import pytest
 
 from tests.processes import Running, World, wait_for, zchat
 from zchat.broker.retention import Keep, Retention
+from zchat.config import BrokerConfig
 from zchat.log.contract import Addition, Entry, MemoryLog
 from zchat.ui.cli.doctor import Patience
+
+CONFIG = Path(__file__).parent.parent / "config"
 
 
 def _texts(world: World, name: str) -> list[str]:
@@ -165,6 +173,73 @@ def test_whoever_waits_for_doctor_at_a_terminal_sees_the_seconds(
         os.close(ours)
         os.close(its)
     assert shown == f"\rLooking through {tmp_path / 'log.db'}: {patience.told_s} s\r\n"
+
+
+ANALYZE = shutil.which("systemd-analyze")
+
+
+def _analyzed(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    assert ANALYZE is not None
+    return subprocess.run(
+        [ANALYZE, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="there is no systemd here")
+def test_the_unit_is_one_that_systemd_understands_and_exposes_little(tmp_path: Path) -> None:
+    """A public server needs the network and its clients any address: that is the rest of it."""
+    unit = tmp_path / "zchat-broker.service"
+    text = (CONFIG / "zchat-broker.service").read_text()
+    unit.write_text(text.replace("/opt/zchat/bin/zchat", sys.executable))
+    verified = _analyzed("verify", str(unit))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    judged = _analyzed("security", "--offline=true", "--no-pager", str(unit))
+    exposure = re.search(
+        r"Overall exposure level for zchat-broker\.service: ([0-9.]+)", judged.stdout
+    )
+    assert exposure is not None, judged.stdout + judged.stderr
+    assert float(exposure[1]) <= 1.5  # 1.1 of 10 for systemd 252; later ones look at more
+    unit.write_text(unit.read_text().replace("Restart=always", "Restarts=always"))
+    assert "Restarts" in _analyzed("verify", str(unit)).stderr
+
+
+def test_an_image_copies_what_is_there_and_what_an_install_needs() -> None:
+    """The list of what may be sent to whoever builds it has the same names."""
+    project = CONFIG.parent
+    dockerfile = (CONFIG / "Dockerfile").read_text()
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile, re.MULTILINE)
+        for name in line.split()[:-1]
+    }
+    assert all((project / name).exists() for name in copied)
+    sent = re.findall(r"^!(.*)$", (CONFIG / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert copied == set(sent)
+    for link in (project / "zchat" / "settings").glob("*.toml"):
+        assert link.resolve().parent == CONFIG
+
+
+def test_settings_of_a_container_are_settings() -> None:
+    """A name that no program reads would change nothing, and nobody would be told."""
+    text = (CONFIG / "Dockerfile").read_text() + (CONFIG / "compose.yaml").read_text()
+    named = set(re.findall(r"\bZCHAT_([A-Z_]+)", text)) - {"HOME"}
+    assert named
+    assert {name.lower() for name in named} <= set(BrokerConfig.__struct_fields__)
+
+
+def test_the_health_check_of_an_image_tells_a_live_server_from_none(here: World) -> None:
+    """As its line says it, with this Python, and at a free port."""
+    dockerfile = (CONFIG / "Dockerfile").read_text()
+    found = re.search(r"HEALTHCHECK .*\\\n +CMD (\[.*\])", dockerfile)
+    assert found is not None
+    _, *arguments = json.loads(found[1])
+    port = _free_port()
+    assert "127.0.0.1:9577" in arguments[-1]
+    check = [sys.executable, *(a.replace(":9577", f":{port}") for a in arguments)]
+    here.broker.end()
+    assert subprocess.run(check, capture_output=True, check=False).returncode != 0
+    here.restart_broker(ZCHAT_HEALTH=f"127.0.0.1:{port}")
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 0
 
 
 def test_a_server_whose_store_is_gone_does_not_begin_empty_unasked(here: World) -> None:

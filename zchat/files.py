@@ -21,11 +21,12 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made if need be, with its parents, for the owner only."""
+    """The folder, durably made if need be, with its parents, for the owner only."""
     with storage_errors(path):
         if not path.is_dir():
             private_folder(path.parent)
             path.mkdir(exist_ok=True, mode=0o700)
+            sync_folder(path.parent)
     return path
 
 

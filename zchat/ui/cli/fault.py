@@ -239,7 +239,10 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
     opened = open_room(room, access)
     record = opened.record
     if not record.fault:
-        raise NoMatch(reason=f"nothing is wrong with {record.room!r} here")
+        told = (
+            f"as far as this profile saw, the server of {record.room!r} did not contradict itself"
+        )
+        raise NoMatch(reason=told)
     since = f"{day(record.fault_ms)} {clock_time(record.fault_ms)}"
     say(f"{record.room}: the server contradicted itself: {record.fault} (since {since}).")
     if record.evidence:

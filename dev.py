@@ -118,8 +118,14 @@ def set_up(kind: str) -> None:
             venv.EnvBuilder(with_pip=True, symlinks=True).create(VENV)
         pip("--require-hashes", "-r", str(LOCKS[kind]))
         pip("--no-deps", "--no-build-isolation", "-e", ".")
+        compile_ahead()
         for made in {kind, "run"}:
             stamp(made).write_text(wanted_stamp(made))
+
+
+def compile_ahead() -> None:
+    """Byte code, lest each process makes its own where Python is told to keep none."""
+    subprocess.run([PYTHON, "-m", "compileall", "-q", "zchat"], cwd=HERE)
 
 
 def run(*command: str) -> None:
@@ -138,6 +144,7 @@ def become(command: str, arguments: list[str]) -> None:
 def test(arguments: list[str]) -> None:
     """Run the suite; without arguments all of it, with branch coverage."""
     set_up("dev")
+    compile_ahead()
     if arguments:
         run("pytest", *arguments)
         return
@@ -182,6 +189,7 @@ def threats(arguments: list[str]) -> None:
 def bench(arguments: list[str]) -> None:
     """Measure everything, and write down what was measured."""
     set_up("dev")
+    compile_ahead()
     run("benchmarks.run", *arguments)
 
 

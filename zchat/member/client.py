@@ -24,7 +24,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from zchat import version
+from zchat import __version__
 from zchat.clock import Clock
 from zchat.config import MemberConfig
 from zchat.errors import ZchatError
@@ -87,7 +87,7 @@ class Client:
         self._config = config
         self._clock = clock
         timing = Timing(config.answer_timeout_s, config.idle_join_s, config.window_bytes)
-        session = Session(server.keys.log_key, timing, f"zchat {version()}", server.address)
+        session = Session(server.keys.log_key, timing, f"zchat {__version__}", server.address)
         self._core = Core(session, self._clock)
         self._events: asyncio.Queue[Event | ZchatError] = asyncio.Queue()
         self._context = zmq.asyncio.Context()

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from zchat import version
+from zchat import __version__
 from zchat.broker.folder import load_keys, log_path
 from zchat.broker.server import Server
 from zchat.config import DEFAULT_PORT, home
@@ -85,7 +85,7 @@ def rogue(lies: tuple[str, ...], listen: str, open_to_others: int) -> None:
     log = LyingLog(log_path(folder), Access.ONE_WRITER)
     log.lies = told
     keys = load_keys(folder)
-    core = Rogue(log, keys.log_key, f"zchat {version()}", told)
+    core = Rogue(log, keys.log_key, f"zchat {__version__}", told)
     server = Server(keys, log, core, connections_per_address=CONNECTIONS_PER_ADDRESS)
     try:
         port = server.listen(address, port)

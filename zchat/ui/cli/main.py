@@ -11,15 +11,13 @@ import io
 import os
 import resource
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zchat import version
+from zchat import __version__
 from zchat.errors import Exit, StoreFull, ZchatError
 from zchat.protocol.limits import MAX_ADDRESS_SPACE
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
@@ -155,7 +153,7 @@ class _Sections(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXIT_CODES,
 )
-@click.version_option(package_name="zchat", prog_name="zchat")
+@click.version_option(__version__, prog_name="zchat")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Group chat for people who share a passphrase and do not trust the server.
@@ -254,9 +252,12 @@ def _close_stdout() -> None:
 
 def _report_bug() -> int:
     """Keep the traceback in a file that only its owner can read."""
+    import tempfile  # with all that it imports, a fifth of what `zchat --help` takes
+    import traceback
+
     descriptor, path = tempfile.mkstemp(prefix="zchat-report-", suffix=".txt")
     with os.fdopen(descriptor, "w") as report:
-        report.write(f"zchat {version()}, Python {sys.version}\n{traceback.format_exc()}")
+        report.write(f"zchat {__version__}, Python {sys.version}\n{traceback.format_exc()}")
     say(f"zchat: that should not have happened; a report is in {Path(path)}.")
     say("  Please read it (it may name rooms and people) and send it to the project.")
     return Exit.BUG

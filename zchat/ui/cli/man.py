@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from zchat import version
+from zchat import __version__
 from zchat.files import storage_errors
 from zchat.ui.cli.common import say
 from zchat.ui.cli.manual import TOPICS
@@ -78,7 +78,7 @@ def _children(command: click.Command) -> list[tuple[str, click.Command]]:
 
 def _page(command: click.Command, context: click.Context) -> Iterator[str]:
     name, path = _name(context), context.command_path
-    program = f"zchat {roff(version())}"
+    program = f"zchat {roff(__version__)}"
     yield f'.TH "{roff(name.upper())}" "1" "{date.today()}" "{program}" "zchat manual"'
     yield ".SH NAME"
     yield f"{roff(name)} \\- {roff(command.get_short_help_str(1_000).rstrip('.'))}"

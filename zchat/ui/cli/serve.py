@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from zchat import version
+from zchat import __version__
 from zchat.broker import folder as broker_folder
 from zchat.broker.audit import audit_lines
 from zchat.broker.core import Core, Limits
@@ -111,7 +111,7 @@ def serve(
             raise StoreGone(path=path)
     log = open_log(path, lambda: load_keys(folder).log_key, accept_loss=accept_loss)
     keys = load_keys(folder)
-    core = Core(log, keys.log_key, _limits(settings), f"zchat {version()}")
+    core = Core(log, keys.log_key, _limits(settings), f"zchat {__version__}")
     server = Server(
         keys,
         log,

@@ -5,6 +5,7 @@ shell from the page's first block to its last. In it
 
     $ COMMAND, or NAME$ COMMAND   is typed to the shell, once it waits for a command
     > TEXT                        is typed into the chat, or answers a question
+    > (Enter)                     is that key alone
     ^C                            is that key, and what the terminal shows of it
     > _                           the chat waits here; the lines below it are the screen's last
     ...                           (that sign alone, as one character) rows that are left out
@@ -151,17 +152,24 @@ class Player:
     def _enter(self, shell: Shell, text: str) -> None:
         """Into a chat, which waits with its prompt, or as the answer to a question."""
         shell.until("somebody asks", lambda: bool(re.search(r"(^>|: ?)$", _last_asked(shell))))
-        shell.type(f"{self.filled(text)}\r")
+        shell.type("\r" if text == "(Enter)" else f"{self.filled(text)}\r")
 
     def _command(self, shell: Shell, prompt: str, text: str) -> None:
         shell.until("the shell waits", lambda: shell.text.rpartition("\n")[2] == prompt)
         shell.type(f"{self.filled(text)}\r")
 
     def _compare_foot(self, shell: Shell, lines: list[str]) -> None:
-        """The prompt and what stands below it, now: it is written anew again and again."""
-        read = shell.read
-        for line in [">", *lines]:
-            read = self._await(shell, line, read) + 1
+        """The prompt and all that stands below it, at one moment: it moves down with each row."""
+        ends = time.monotonic() + self.patience_s
+        while True:
+            rows = [row for row in shell.joined[shell.read :] if row and not _PRESENCE.match(row)]
+            found = [
+                self.pattern(line).fullmatch(row)
+                for line, row in zip([">", *lines], rows, strict=False)
+            ]
+            if len(rows) == len(lines) + 1 and all(found):
+                return
+            _look_again(ends, "\n".join([">", *lines]), rows)
 
     def _await(self, shell: Shell, line: str, start: int, *, anywhere: bool = False) -> int:
         """The row that is this line: the next one, or one further down. Binds what is in it."""
@@ -178,10 +186,7 @@ class Player:
                     return at
                 if not anywhere:
                     break
-            if time.monotonic() > ends:
-                rows = "\n".join(seen[start:]).strip("\n")
-                raise AssertionError(f"the page says\n{line}\nand the screen from there on\n{rows}")
-            time.sleep(0.02)
+            _look_again(ends, line, seen[start:])
 
     def filled(self, text: str) -> str:
         """What is typed, with what the things on the page are this time."""
@@ -216,6 +221,14 @@ class Player:
         ]
         for number, token in enumerate(tokens, 1):
             self.known[token] = found[f"b{number}"]
+
+
+def _look_again(ends: float, line: str, rows: list[str]) -> None:
+    """In a moment; when the time is over, fail with what is there instead."""
+    if time.monotonic() > ends:
+        there = "\n".join(rows).strip("\n")
+        raise AssertionError(f"the page says\n{line}\nand the screen from there on\n{there}")
+    time.sleep(0.02)
 
 
 def _typed(line: str) -> tuple[str, str]:

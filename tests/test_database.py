@@ -88,6 +88,7 @@ def test_a_file_is_as_durable_as_its_access_says(path: Path, access: Access) -> 
         database = Database(path, SCHEMA, access)
         assert database.execute("PRAGMA journal_mode").fetchone() == (journal.lower(),)
         assert database.execute("PRAGMA synchronous").fetchone() == (levels[synchronous],)
+        assert database.execute("PRAGMA journal_size_limit").fetchone() == (1 << 26,)
         database.close()
 
 
@@ -543,6 +544,42 @@ def test_a_death_in_a_shared_file_leaves_nothing_of_its_commit(path: Path) -> No
         database.execute(INSERT, ("next",))
     assert words(database) == ["kept", "next"]
     database.close()
+
+
+BUSY = """
+import select, sys
+from pathlib import Path
+from zchat.database import Access, Database
+from tests.test_database import INSERT, SCHEMA
+
+database, count = Database(Path(sys.argv[1]), SCHEMA, Access.ONE_WRITER), 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    with database.transaction():
+        database.execute(INSERT, (f"busy {count}",))
+    count += 1
+    if count == 10:
+        print("busy", flush=True)
+database.close()
+"""
+
+
+def test_a_copy_beside_a_process_that_commits_again_and_again_comes_to_an_end(path: Path) -> None:
+    """And is of one moment: all that was committed up to then, and nothing of what came later."""
+    database = Database(path, SCHEMA, Access.ONE_WRITER)
+    with database.transaction():
+        database.execute_many(INSERT, [("x" * 100_000,)] * 120)
+    database.close()
+    busy = python(BUSY, path)
+    assert busy.stdout is not None
+    assert busy.stdout.readline() == "busy\n"
+    reader = Database(path, SCHEMA, Access.READ_ONLY)
+    reader.copy_to(path.with_name("copy.db"))
+    reader.close()
+    assert busy.poll() is None
+    finished(busy)
+    copied = all_in(path.with_name("copy.db"), SCHEMA)[120:]
+    assert copied == [f"busy {count}" for count in range(len(copied))]
+    assert 10 <= len(copied) < len(all_in(path, SCHEMA)[120:])
 
 
 def test_a_copy_that_fails_leaves_nothing_behind(path: Path) -> None:

@@ -21,9 +21,11 @@ import zmq
 from zmq.utils import z85
 
 from tests.processes import PATIENCE_S, ZCHAT, environment, wait_for, zchat
-from tests.test_broker_core import WEIGHT, envelope
+from tests.test_broker_core import WEIGHT, Desk, envelope
 from tests.test_gate import ROOM, Peer, a_broker
+from zchat.broker.audit import audit_lines
 from zchat.errors import Exit
+from zchat.log.guarded import GuardedLog
 from zchat.protocol.ledger import Head
 from zchat.protocol.wire import Entries, Page, Post, Refuse, Stored
 
@@ -544,6 +546,24 @@ def test_audit_after_the_end_and_after_a_kill_shows_all(host: Path) -> None:
     done = audit(host)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("sealed: ") == 4
+
+
+def test_audit_holds_nothing_while_nobody_reads_its_lines(tmp_path: Path) -> None:
+    """A server's WAL cannot begin anew while somebody reads; whoever does may be out for lunch."""
+    path = tmp_path / "log.db"
+    with closing(GuardedLog(path)) as log:
+        Desk(log=log).write(700)
+        lines = audit_lines(path)
+        read: list[str] = []
+        for line in lines:
+            read.append(line)
+            if read.count("  row") == 300:
+                break
+        checkpoint = log._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert checkpoint == (0, 0, 0)
+        read += lines
+    places = [int(line.split()[1]) for line in read if line.startswith("    place: ")]
+    assert places == [1 << 40 | n for n in range(1, 701)]
 
 
 def test_audit_of_no_store_says_so(tmp_path: Path) -> None:

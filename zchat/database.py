@@ -27,6 +27,7 @@ from zchat.files import private_folder, storage_errors, sync_folder, take_lock
 
 _BUSY_TIMEOUT_S = 10.0
 _CACHE_KIB = 65_536
+_LEFT_OF_WAL_BYTES = 64 * 1024 * 1024  # what stays of one that grew while somebody read for long
 _STEPS = 100_000  # of SQLite's machine, which makes tens of millions a second
 
 logger = logging.getLogger("zchat.store")
@@ -106,6 +107,7 @@ class Database:
                 self.execute(f"PRAGMA journal_mode={journal}")
             self.execute(f"PRAGMA synchronous={synchronous}")
             self.execute("PRAGMA secure_delete=ON")
+            self.execute(f"PRAGMA journal_size_limit={_LEFT_OF_WAL_BYTES}")
         if access is Access.SHARED:  # another process, of another version, may bring it further
             self._version = schema.version
         self.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
@@ -275,14 +277,16 @@ class Database:
 
 
 def _copy(source: sqlite3.Connection, path: Path) -> None:
-    """Copy a database to a file that does not exist yet, and sync it.
+    """Copy a database, as it is at one moment, to a file that does not exist yet, and sync it.
 
-    Raises StoreFull where the copy has no space, and errors of SQLite as they are.
+    Without a transaction around it, each commit of another process would have it begin anew: beside
+    a busy server it would not end. Raises StoreFull where the copy has no space, and errors of
+    SQLite as they are.
     """
     with storage_errors(path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
-        with contextlib.closing(sqlite3.connect(path)) as copy:
+        with contextlib.closing(sqlite3.connect(path)) as copy, _as_of_now(source):
             source.backup(copy, pages=1_024, sleep=0.01)
             copy.execute("PRAGMA journal_mode=DELETE")
         with path.open("rb") as written, storage_errors(path):
@@ -293,6 +297,18 @@ def _copy(source: sqlite3.Connection, path: Path) -> None:
         if reason:
             raise StoreFull(path=path, reason=reason) from None
         raise
+
+
+@contextlib.contextmanager
+def _as_of_now(source: sqlite3.Connection) -> Iterator[None]:
+    """What is read in here is of one moment."""
+    source.execute("BEGIN")
+    try:
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            source.execute("ROLLBACK")
 
 
 def _no_space(error: BaseException) -> str:

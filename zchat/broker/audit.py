@@ -1,8 +1,9 @@
 """Everything a broker's store holds, in a form people can read.
 
-Rules of this file: read-only, beside a live broker too; every column of every row of every table,
-whatever they are, so that nothing can be stored that is not shown; the part of an envelope that is
-in clear is named.
+Rules of this file: read-only, beside a live broker too; a page at a time, for the broker's WAL only
+grows while somebody reads, and who reads these lines may take a day; every column of every row of
+every table, whatever they are, so that nothing can be stored that is not shown; the part of an
+envelope that is in clear is named.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from zchat.database import Access, Database
 from zchat.errors import Unopenable
 from zchat.log.sqlite import SCHEMA
 from zchat.protocol.envelope import EnvelopeClass, check_outline, take_apart
+
+_PAGE_ROWS = 256
 
 
 def audit_lines(path: Path) -> Iterator[str]:
@@ -28,15 +31,21 @@ def audit_lines(path: Path) -> Iterator[str]:
 
 def _table_lines(database: Database, table: str) -> Iterator[str]:
     yield f"table {table}"
-    cursor = database.execute(f'SELECT * FROM "{table}" ORDER BY rowid')  # noqa: S608  our own name
-    columns = [column[0] for column in cursor.description]
-    for row in cursor:
-        yield "  row"
-        for column, value in zip(columns, row, strict=True):
-            if column == "envelope" and value is not None:
-                yield from _envelope_lines(value)
-            else:
-                yield f"    {column}: {_shown(value)}"
+    page = f'SELECT rowid, * FROM "{table}" WHERE rowid >= ? ORDER BY rowid LIMIT ?'  # noqa: S608
+    first, count = -(1 << 63), _PAGE_ROWS
+    while count == _PAGE_ROWS:
+        cursor = database.execute(page, (first, _PAGE_ROWS))
+        columns = [column[0] for column in cursor.description][1:]
+        rows = cursor.fetchall()
+        count = len(rows)
+        for number, *row in rows:
+            first = number + 1
+            yield "  row"
+            for column, value in zip(columns, row, strict=True):
+                if column == "envelope" and value is not None:
+                    yield from _envelope_lines(value)
+                else:
+                    yield f"    {column}: {_shown(value)}"
 
 
 def _shown(value: object) -> str:

@@ -60,8 +60,11 @@ class Ends:
         self._write(_packed(room, n, hash_n), (number - 1) * _BYTES)
 
     def _write(self, content: bytes, at: int) -> None:
-        with contextlib.suppress(StoreFull), storage_errors(self._path):
+        try:
             os.pwrite(self._descriptor, content, at)
+        except OSError:
+            with contextlib.suppress(StoreFull), storage_errors(self._path):
+                raise
 
     def close(self) -> None:
         """Give back the file."""

@@ -9,12 +9,19 @@ import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.processes import ZCHAT, Running, World, environment, wait_for
+from tests.test_docs import all_commands, command_at
 from tests.test_hostile_text import OBEYED, say
+from zchat.ui.cli import bench
+from zchat.ui.cli.main import cli
+from zchat.ui.cli.manual import TOPICS
+from zchat.ui.schema import OBJECTS
 
 # ---- a command for each message ----
 
@@ -257,3 +264,100 @@ def test_a_reply_shows_as_well_that_a_message_was_seen(here: World) -> None:
     wait_for("it is stored", lambda: "anybody" in here.run("bob", "tail", invite).stdout)
     assert here.run("bob", "send", invite, "yes").returncode == 0
     assert waits.wait() == 0
+
+
+# ---- objects for scripts ----
+
+TYPES: dict[str, Callable[[object], bool]] = {
+    "int": lambda value: type(value) is int,
+    "number": lambda value: type(value) in (int, float),
+    "bool": lambda value: type(value) is bool,
+    "text": lambda value: type(value) is str,
+    "hex": lambda value: (
+        isinstance(value, str) and re.fullmatch("([0-9a-f]{2})*", value) is not None
+    ),
+    "time": lambda value: (
+        isinstance(value, str)
+        and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value) is not None
+    ),
+    "object": lambda value: isinstance(value, dict),
+    "[text]": lambda value: isinstance(value, list) and all(type(part) is str for part in value),
+    "any": lambda value: True,
+}
+
+
+def check_object(name: str, line: str) -> dict[str, object]:
+    """A line is one object of this name: its fields, no others, in order, each of its type."""
+    assert line.isascii()
+    found: dict[str, object] = json.loads(line)
+    assert list(found) == list(OBJECTS[name]), name
+    assert found["v"] == 1
+    for field, kind in OBJECTS[name].items():
+        fits = TYPES[kind.removesuffix("?")](found[field])
+        assert fits or (kind.endswith("?") and found[field] is None), (name, field, found[field])
+    return found
+
+
+PRINTED = {
+    "tail": "tail lobby --json",
+    "search": "search lobby hello --json",
+    "members": "members lobby --json",
+    "verify": "verify lobby --json",
+    "rooms": "rooms --json",
+    "whoami": "whoami --json",
+    "invite": "invite lobby --json",
+    "config show": "config show broker --json",
+    "doctor": "doctor --json",
+    "broker audit": "broker audit --json",
+    "lab list": "lab list --json",
+}
+
+
+def test_every_object_is_as_the_help_says(here: World) -> None:
+    """Each reading command prints at least one, of nothing but such objects."""
+    ready(here, "alice", "bob")
+    assert here.run("bob", "send", "lobby", "hello").returncode == 0
+    for name, command in PRINTED.items():
+        home = here.broker.home if name == "broker audit" else here.home("alice")
+        with_home = CliRunner(env={"ZCHAT_HOME": str(home)})
+        done = with_home.invoke(cli, command.split(), catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout, name
+        for line in done.stdout.splitlines():
+            check_object(name, line)
+    tail = follow(here, "alice", "--all", "--json")
+    bob = here.join("bob")
+    tail.expect('"kind":"here"')
+    bob.end_input()
+    assert bob.wait() == 0
+    tail.expect('"kind":"left"')
+    assert tail.end() == 143
+    others = {"notice": "tail: notice", "join": "tail: join", "here": "tail: here"}
+    kinds = []
+    for line in tail.lines:
+        kinds.append(json.loads(line)["kind"])
+        check_object(others.get(kinds[-1].replace("left", "here"), "tail"), line)
+    assert {"text", "join", "here", "left"} <= set(kinds)
+
+
+def test_every_command_that_prints_objects_is_explained() -> None:
+    """Those with --json, and no others; each field stands in the help."""
+    with_json = {
+        " ".join(path)
+        for path in all_commands(cli)
+        if any("--json" in option.opts for option in command_at(path).params)
+    }
+    assert {name.partition(":")[0] for name in OBJECTS} == with_json
+    assert set(PRINTED) | {"bench"} == with_json
+    for name, fields in OBJECTS.items():
+        row = re.search(rf"^{name} .*(\n {{15}}.*)*", TOPICS["json"], re.M)
+        assert row is not None
+        said = re.findall(r"(\w+) ([a-z\[\]]+\??)(?:,|$)", " ".join(row[0][15:].split()))
+        assert dict(said) == fields
+
+
+def test_what_bench_prints_is_as_the_help_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """One crowd that was served, and one of which nothing came."""
+    for late in (3.5, float("inf")):
+        bench._tell(bench.Step(50, 5.0, 250.0, late, late, 0.5), as_json=True)
+        check_object("bench", capsys.readouterr().out.strip())

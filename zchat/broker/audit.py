@@ -19,18 +19,39 @@ _PAGE_ROWS = 256
 
 def audit_lines(path: Path) -> Iterator[str]:
     """Lines of plain ASCII. Raises StoreTrouble, StoreUnreadable."""
+    for table, row in _rows(path):
+        if row is None:
+            yield f"table {table}"
+            continue
+        yield "  row"
+        for column, value in row.items():
+            if column == "envelope" and isinstance(value, bytes):
+                yield from _envelope_lines(value)
+            else:
+                yield f"    {column}: {value.hex() if isinstance(value, bytes) else ascii(value)}"
+
+
+def audit_rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    """The same for programs: tables and rows, bytes in hexadecimal. Raises as audit_lines."""
+    for table, row in _rows(path):
+        if row is not None:
+            yield table, {column: _plain(column, value) for column, value in row.items()}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, object] | None]]:
+    """Every table (without a row), and behind it its rows."""
     database = Database(path, SCHEMA, Access.READ_ONLY)
     try:
         with database.failures():
             tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             for (table,) in tables.fetchall():
-                yield from _table_lines(database, table)
+                yield table, None
+                yield from ((table, row) for row in _rows_of(database, table))
     finally:
         database.close()
 
 
-def _table_lines(database: Database, table: str) -> Iterator[str]:
-    yield f"table {table}"
+def _rows_of(database: Database, table: str) -> Iterator[dict[str, object]]:
     page = f'SELECT rowid, * FROM "{table}" WHERE rowid >= ? ORDER BY rowid LIMIT ?'  # noqa: S608
     first, count = -(1 << 63), _PAGE_ROWS
     while count == _PAGE_ROWS:
@@ -40,16 +61,33 @@ def _table_lines(database: Database, table: str) -> Iterator[str]:
         count = len(rows)
         for number, *row in rows:
             first = number + 1
-            yield "  row"
-            for column, value in zip(columns, row, strict=True):
-                if column == "envelope" and value is not None:
-                    yield from _envelope_lines(value)
-                else:
-                    yield f"    {column}: {_shown(value)}"
+            yield dict(zip(columns, row, strict=True))
 
 
-def _shown(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else ascii(value)
+def _plain(column: str, value: object) -> object:
+    if not isinstance(value, bytes):
+        return value
+    if column != "envelope":
+        return value.hex()
+    try:
+        check_outline(value, EnvelopeClass.LOG)
+    except Unopenable:
+        return {"bytes": len(value), "damaged": value.hex()}
+    parts = take_apart(value)
+    header = parts.header
+    return {
+        "bytes": len(value),
+        "version": header.version,
+        "suite": header.suite,
+        "class": int(header.envelope_class),
+        "epoch": header.epoch,
+        "timestamp_ms": header.timestamp_ms,
+        "nonce": header.nonce.hex(),
+        "sender": header.sender.hex(),
+        "commitment": parts.commitment.hex(),
+        "sealed": parts.box.hex(),
+        "signature": parts.signature.hex(),
+    }
 
 
 def _envelope_lines(envelope: bytes) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """`zchat bench`: how many members a server on this machine carries."""
 
-import json
+import math
 import multiprocessing
 import os
 import secrets
@@ -19,6 +19,8 @@ from zchat.errors import CannotListen
 from zchat.lab.load import Chat, Target, listen, talk
 from zchat.member.invite import parse_invite
 from zchat.ui.cli.common import data, json_option
+from zchat.ui.safe import safe_json
+from zchat.ui.show import JSON_VERSION
 
 _PLENTY = 1_000_000_000
 _SETTINGS = (
@@ -81,7 +83,9 @@ def bench(seconds: int, within: int, *, as_json: bool) -> None:
 
 def _tell(step: Step, *, as_json: bool) -> None:
     if as_json:
-        data(json.dumps(step._asdict()))
+        # None came in time: JSON has no number for how long that took.
+        measured = {k: None if v == math.inf else v for k, v in step._asdict().items()}
+        data(safe_json({"v": JSON_VERSION, **measured}))
         return
     data(
         f"{step.members:>6,} members  {step.messages_per_s:>5,.0f} messages/s"

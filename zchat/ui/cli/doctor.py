@@ -29,8 +29,9 @@ from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Profile
 from zchat.member.vault import RoomRecord, Vault
 from zchat.ui.cli.access import own_profile
-from zchat.ui.cli.common import data, vault_of
-from zchat.ui.safe import safe_line
+from zchat.ui.cli.common import data, json_option, vault_of
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION
 
 _LITTLE_SPACE_BYTES = 64 * 1024 * 1024
 _MOST_SHOWN = 5
@@ -67,7 +68,8 @@ class Patience:
 
 
 @click.command()
-def doctor() -> int:
+@json_option
+def doctor(*, as_json: bool) -> int:
     """Look for what is wrong with this profile and its server's store.
 
     Says how to mend it. Changes nothing, also beside a running server. Ends with 1 if something is
@@ -78,9 +80,14 @@ def doctor() -> int:
     """
     sick = False
     for finding in _examine(home()):
+        sick = sick or bool(finding.wrong)
+        if as_json:
+            wrong, remedy = finding.wrong or None, finding.remedy or None
+            fields = {"subject": finding.subject, "wrong": wrong, "remedy": remedy}
+            data(safe_json({"v": JSON_VERSION, **fields}))
+            continue
         data(f"{'!!' if finding.wrong else 'ok'}  {finding.subject}")
         if finding.wrong:
-            sick = True
             data(f"      {finding.wrong}")
             data(f"      {finding.remedy}")
     return Exit.FIXABLE if sick else Exit.OK

@@ -230,9 +230,16 @@ def members(room: str, access: Access, *, as_json: bool) -> int:
     shell_complete=complete_speakers,
     help="as with these: alice,bob.",
 )
+@json_option
 @access_options
 def verify(
-    room: str, at: int | None, matches: int | None, with_names: str | None, access: Access
+    room: str,
+    at: int | None,
+    matches: int | None,
+    with_names: str | None,
+    access: Access,
+    *,
+    as_json: bool,
 ) -> int:
     """Print eight words to compare by voice.
 
@@ -258,7 +265,12 @@ def verify(
             say(f"Verified up to #{n}: {names}.")
             return
         n = _place(visited, at)
-        data(" ".join(visited.verification_code(n)))
+        words = visited.verification_code(n)
+        if as_json:
+            fields = {"room": opened.record.room, "n": n, "words": words}
+            data(safe_json({"v": JSON_VERSION, **fields}))
+            return
+        data(" ".join(words))
         say(f"at #{n}; others compare with: zchat verify {opened.record.room} --at {n}")
 
     return run(_ask(opened, show, new=access.new))

@@ -18,8 +18,10 @@ from zchat.lab.lies import LIES, parse_lie
 from zchat.lab.rogue import LyingLog, Rogue
 from zchat.member import invite
 from zchat.protocol.limits import CONNECTIONS_PER_ADDRESS
-from zchat.ui.cli.common import data
+from zchat.ui.cli.common import data, json_option
 from zchat.ui.cli.serve import resolve, stem_of
+from zchat.ui.safe import safe_json
+from zchat.ui.show import JSON_VERSION
 
 _TOLD_TWICE = 2
 
@@ -35,7 +37,8 @@ def lab() -> None:
 
 
 @lab.command("list")
-def list_lies() -> None:
+@json_option
+def list_lies(*, as_json: bool) -> None:
     """Explain each lie.
 
     What it does, whom it worked against, what stops it here.
@@ -45,6 +48,12 @@ def list_lies() -> None:
     """
     for name, lie in LIES.items():
         parameters = inspect.signature(lie).parameters.values()
+        if as_json:
+            defaults = {parameter.name: str(parameter.default) for parameter in parameters}
+            text = "\n".join((inspect.getdoc(lie) or "").splitlines()[2:])
+            fields = {"lie": name, "parameters": defaults, "text": text}
+            data(safe_json({"v": JSON_VERSION, **fields}))
+            continue
         told = "".join(f":{parameter.name}={parameter.default}" for parameter in parameters)
         data(f"{name}{told}")
         for line in (inspect.getdoc(lie) or "").splitlines()[2:]:

@@ -8,6 +8,7 @@ import click
 from zchat.errors import NoTopic, did_you_mean
 from zchat.ui.cli.common import data
 from zchat.ui.cli.shells import SHELLS
+from zchat.ui.schema import explained
 
 TOPICS = {
     "exit-codes": """\
@@ -23,19 +24,7 @@ TOPICS = {
 70   a bug of ours; a report is kept in a file
 130  interrupted
 143  terminated""",
-    "json": """\
-One object a line, ASCII only, fields added but never changed under "v": 1.
-
-tail, search:  v room n id sender name verified sent_at received_at kind text reply_to status
-               kind: text, unknown, unreadable; status: stored, late, clock, unreadable
-tail --all:    kind notice (n state text blame), join (n sender name verified), here, left
-               state: ok unverified stale gap late key-changed forked
-               blame: nobody unknown author server
-members:       v room name key own verified here first_n last_n last_at
-rooms:         v room member name server tag remembered fault
-whoami:        v member room name key kept (keyring, profile, null)
-
-    zchat tail ops -f --json | jq -r 'select(.kind == "text") | .text'""",
+    "json": explained(),
     "environment": """\
 ZCHAT_HOME             one folder for all files of a profile (else the platform's own place)
 ZCHAT_PASSPHRASE_FILE  a file that holds the passphrase

@@ -88,8 +88,12 @@ def _as_lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[i
         yield 1
 
 
+def _own_key(opened: Opened) -> bytes:
+    return Author(opened.vault.master_seed, opened.keys).public
+
+
 def _head(opened: Opened, said: Said) -> str:
-    own = said.sender == Author(opened.vault.master_seed, opened.keys).public
+    own = said.sender == _own_key(opened)
     trusted = own or opened.vault.is_verified(opened.keys.tag, said.sender)
     name = safe_line(shown_name(said.sender, said.name, trusted=trusted))
     when = f"{day(said.sent_at_ms)} {clock_time(said.sent_at_ms)}"
@@ -97,6 +101,7 @@ def _head(opened: Opened, said: Said) -> str:
 
 
 def _as_json(opened: Opened, found: Iterable[Said]) -> Iterator[int]:
+    own, tag = _own_key(opened), opened.keys.tag
     for said in found:
         fields = {
             "v": JSON_VERSION,
@@ -105,6 +110,8 @@ def _as_json(opened: Opened, found: Iterable[Said]) -> Iterator[int]:
             "id": said.id.hex(),
             "sender": said.sender.hex(),
             "name": said.name,
+            "own": said.sender == own,
+            "verified": opened.vault.is_verified(tag, said.sender),
             "sent_at": iso_time(said.sent_at_ms),
             "kind": "text",
             "text": said.text,

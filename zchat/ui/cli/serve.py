@@ -13,7 +13,7 @@ import click
 
 from zchat import __version__
 from zchat.broker import folder as broker_folder
-from zchat.broker.audit import audit_lines
+from zchat.broker.audit import audit_lines, audit_rows
 from zchat.broker.core import Core, Limits
 from zchat.broker.folder import BrokerKeys, load_keys, log_path
 from zchat.broker.pulse import Pulse
@@ -23,8 +23,10 @@ from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
 from zchat.errors import BadConfig, CannotListen, StoreDamaged, StoreGone
 from zchat.files import storage_errors
 from zchat.member import invite
-from zchat.ui.cli.common import data, say
+from zchat.ui.cli.common import data, json_option, say
 from zchat.ui.cli.upkeep import backup, restore
+from zchat.ui.safe import safe_json
+from zchat.ui.show import JSON_VERSION
 
 
 def default_address() -> str:
@@ -188,7 +190,8 @@ def _allowed_keys(settings: BrokerConfig) -> frozenset[bytes]:
 
 
 @broker.command()
-def audit() -> None:
+@json_option
+def audit(*, as_json: bool) -> None:
     """Print everything the server of this profile holds.
 
     Every field of every row. Read-only; works beside a running server.
@@ -201,8 +204,12 @@ def audit() -> None:
         if not path.exists():
             say("This profile has no server yet.")
             return
-    for line in audit_lines(path):
-        data(line)
+    if as_json:
+        for table, row in audit_rows(path):
+            data(safe_json({"v": JSON_VERSION, "table": table, "row": row}))
+    else:
+        for line in audit_lines(path):
+            data(line)
 
 
 broker.add_command(backup)

@@ -10,8 +10,9 @@ import msgspec
 from zchat.config import BrokerConfig, MemberConfig, home, load
 from zchat.errors import NoMatch
 from zchat.files import private_folder, write_private
-from zchat.ui.cli.common import data, say
-from zchat.ui.safe import safe_line
+from zchat.ui.cli.common import data, json_option, say
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION
 
 kind_argument = click.argument("kind", type=click.Choice(["broker", "member"]))
 
@@ -28,7 +29,8 @@ def config() -> None:
 @config.command()
 @kind_argument
 @click.option("--origin", is_flag=True, help="Say where each comes from.")
-def show(kind: str, *, origin: bool) -> None:
+@json_option
+def show(kind: str, *, origin: bool, as_json: bool) -> None:
     """Print the settings as they are now.
 
     A flag goes before the environment, that before the file, that before the default.
@@ -38,6 +40,10 @@ def show(kind: str, *, origin: bool) -> None:
     """
     settings, origins = _load(kind)
     for name, value in msgspec.structs.asdict(settings).items():
+        if as_json:
+            fields = {"kind": kind, "name": name, "value": value, "origin": origins[name]}
+            data(safe_json({"v": JSON_VERSION, **fields}))
+            continue
         line = f"{name} = {msgspec.json.encode(value).decode()}"
         data(safe_line(f"{line}  # {origins[name]}" if origin else line))
 

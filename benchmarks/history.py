@@ -1,4 +1,4 @@
-"""P9: a new member of a room of 100,000 messages: the newest screen, and the whole checked.
+"""P9: a new member of a room of 100,000 messages: the newest screen, all checked, all searched.
 
 A real member with an empty replica, from its first connection on; the room's key is there already
 (deriving it takes half a second and is the same for every room).
@@ -16,6 +16,7 @@ from benchmarks import harness
 from benchmarks.harness import Measured, Plot, Result, Verdict, at_most, sealed_texts, spread
 from zchat.clock import Clock
 from zchat.config import MemberConfig
+from zchat.member.archive import Query, search
 from zchat.member.client import Client
 from zchat.member.rows import Glimpse, Progress
 from zchat.member.vault import RoomRecord, Vault
@@ -58,11 +59,25 @@ async def join(measured: Measured, keys: RoomKeys, folder: str) -> dict[str, flo
                 checked = time.perf_counter() - started
     used = time.process_time() - cpu
     return {
+        **_searched(vault.replica_path(keys.tag), keys),
         "newest screen s": newest or checked,
         "all checked s": checked,
         "messages checked/s": _MESSAGES / checked,
         "cores used": used / checked,
     }
+
+
+def _searched(replica: Path, keys: RoomKeys) -> dict[str, float]:
+    """How long it takes to find that no message holds a word, or fits a pattern."""
+    took = {}
+    for name, query in (
+        ("search by word s", Query(words=("nowhere",))),
+        ("search by pattern s", Query(pattern="no.here")),
+    ):
+        started = time.perf_counter()
+        assert not list(search(replica, keys, query))
+        took[name] = time.perf_counter() - started
+    return took
 
 
 def measure(full: bool) -> Result:
@@ -79,6 +94,7 @@ def measure(full: bool) -> Result:
     wanted = 0.75 * (os.cpu_count() or 1)
     verdicts = [
         at_most("P9", "newest screen of 100,000 messages", 1, held["newest screen s"], "s"),
+        at_most("P9", "local search through them", 1, held["search by word s"], "s"),
         Verdict(
             "P9",
             "cores used while all is checked",

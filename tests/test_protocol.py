@@ -267,11 +267,11 @@ def test_the_first_check_that_fails_names_the_reason() -> None:
 
 
 def test_what_opened_once_is_opened_again_by_its_id_alone() -> None:
-    """Its signature is not checked again, for the id covers every byte; the rest is."""
+    """What was checked then is not checked again, for the id covers every byte."""
     envelope, forged = sealed(a_void()), flip(sealed(a_void()), -1)
     again = seal.reopen_envelope(ROOM, envelope, envelope_id(envelope))
     assert again == seal.open_envelope(ROOM, envelope, LOG)
-    for room, kept, check in ((ROOM, forged, "id"), (OTHER_ROOM, envelope, "commitment")):
+    for room, kept, check in ((ROOM, forged, "id"), (OTHER_ROOM, envelope, "box")):
         with pytest.raises(Unopenable, match=f"check {check} failed"):
             seal.reopen_envelope(room, kept, envelope_id(envelope))
 

@@ -77,19 +77,21 @@ def open_envelope(room: RoomKeys, envelope: bytes, expected: EnvelopeClass) -> O
         bindings.crypto_sign_open(signed, parts.header.sender)
     except CryptoError:
         raise Unopenable("signature") from None
-    return _open_box(parts, box_key)
+    return Opened(parts.header, _unpad(_decrypt(parts, box_key)))
 
 
 def reopen_envelope(room: RoomKeys, envelope: bytes, entry_id: bytes) -> Opened:
     """Open again what `open_envelope` once opened, and what was kept under its id.
 
-    The id covers every byte, so the signature, by far the dearest check, still holds where the id
-    is the same. Raises Unopenable where the bytes are no longer those.
+    The id covers every byte, so where it is the same, signature, commitment and padding still hold.
+    Raises Unopenable where the bytes are no longer those, or another room's.
     """
     if envelope_id(envelope) != entry_id:
         raise Unopenable("id")
     parts = take_apart(envelope)
-    return _open_box(parts, _box_key(room, parts))
+    box_key, _ = room.message_keys(parts.packed_header)
+    padded = _decrypt(parts, box_key)
+    return Opened(parts.header, _body_of(padded))
 
 
 def _box_key(room: RoomKeys, parts: Parts) -> bytes:
@@ -99,12 +101,11 @@ def _box_key(room: RoomKeys, parts: Parts) -> bytes:
     return box_key
 
 
-def _open_box(parts: Parts, box_key: bytes) -> Opened:
+def _decrypt(parts: Parts, box_key: bytes) -> bytes:
     try:
-        padded = bindings.crypto_secretbox_open(parts.box, parts.header.nonce, box_key)
+        return bindings.crypto_secretbox_open(parts.box, parts.header.nonce, box_key)
     except CryptoError:
         raise Unopenable("box") from None
-    return Opened(parts.header, _unpad(padded))
 
 
 def _signed_digest(room: RoomKeys, unsigned: bytes) -> bytes:
@@ -116,8 +117,12 @@ def _pad(body: bytes) -> bytes:
 
 
 def _unpad(padded: bytes) -> bytes:
-    (length,) = _LENGTH.unpack_from(padded)
-    body = padded[ITEM_PREFIX_BYTES : ITEM_PREFIX_BYTES + length]
+    body = _body_of(padded)
     if padded != _pad(body):  # its first bytes are the length again, so that is compared as well
         raise Unopenable("padding")
     return body
+
+
+def _body_of(padded: bytes) -> bytes:
+    (length,) = _LENGTH.unpack_from(padded)
+    return padded[ITEM_PREFIX_BYTES : ITEM_PREFIX_BYTES + length]

@@ -25,19 +25,25 @@ if sys.version_info < (3, 11):  # noqa: UP036  this line is for those who have a
         "for example: python3.11 dev.py start".format(*sys.version_info[:2])
     )
 
-import contextlib
-import fcntl
-import functools
-import hashlib
-import importlib.util
-import os
-import shutil
-import subprocess
-import tomllib
-import venv
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NoReturn
+try:
+    import contextlib
+    import fcntl
+    import functools
+    import hashlib
+    import importlib.util
+    import os
+    import shutil
+    import subprocess
+    import tomllib
+    import venv
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import NoReturn
+except ModuleNotFoundError as error:  # some systems split the library, too
+    sys.exit(
+        f"dev.py: this Python is without a part of its standard library ({error.name}). On Debian "
+        "and Ubuntu: apt install python3 python3-venv"
+    )
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
@@ -121,6 +127,7 @@ def set_up(kind: str) -> None:
         compile_ahead()
         for made in {kind, "run"}:
             stamp(made).write_text(wanted_stamp(made))
+        print("dev.py: done. zchat is .venv/bin/zchat from now on.", file=sys.stderr)
 
 
 def compile_ahead() -> None:

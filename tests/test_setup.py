@@ -40,6 +40,7 @@ pip)
     echo "pip talks to stdout"
     while test -e "$ASKED.hold"; do sleep 0.05; done
     test ! -e "$ASKED.fail";;
+compileall) ;;
 *)
     if test -n "$REAL"; then exec "$REAL" "$@"; fi
     echo "the program talks in $PWD"
@@ -83,6 +84,7 @@ SET_UP = [
     "made",
     "-m|pip|install|--disable-pip-version-check|--no-input|-q|--require-hashes|-r|{lock}",
     "-m|pip|install|--disable-pip-version-check|--no-input|-q|--no-deps|--no-build-isolation|-e|.",
+    "-m|compileall|-q|zchat",
 ]
 
 
@@ -253,6 +255,16 @@ def test_a_python_without_ensurepip_gets_one_sentence(checkout: Checkout) -> Non
     assert not checkout.venv.exists()
 
 
+def test_a_python_without_half_its_library_gets_one_sentence(checkout: Checkout) -> None:
+    """As with a package that holds the least of it."""
+    without = WITHOUT_ENSUREPIP.replace("ensurepip", "tomllib")
+    (checkout.modules / "sitecustomize.py").write_text(without)
+    done = checkout.dev("start")
+    assert is_one_sentence(done), done.stderr
+    assert "(tomllib)" in done.stderr
+    assert not checkout.venv.exists()
+
+
 def test_what_the_system_refuses_is_one_sentence(checkout: Checkout) -> None:
     """Here the place of the lock is taken by a folder."""
     checkout.stand_in()
@@ -286,6 +298,7 @@ def test_stdout_holds_nothing_of_pip(checkout: Checkout) -> None:
     assert done.stdout == f"the program talks in {checkout.folder}\n"
     assert done.stderr.count("pip talks to stdout\n") == 2
     assert "dev.py: setting up .venv (once, about half a minute) ...\n" in done.stderr
+    assert "dev.py: done. zchat is .venv/bin/zchat from now on.\n" in done.stderr
 
 
 def append(name: str, text: str) -> Callable[[Checkout], None]:

@@ -5,6 +5,7 @@ test_checked and test_transcript); a lie is written in the file's one form, so t
 what it says and not for how it looks. What a user does is done with real processes.
 """
 
+import base64
 import html
 import io
 import json
@@ -19,6 +20,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from tests import reference
 from tests.processes import PASSPHRASE, Terminal, World
 from tests.test_checked import KEY, OTHER_KEY, Ledger
 from tests.test_hostile_text import CORPUS, NAMES, leaks
@@ -66,7 +68,7 @@ class Desk:
         replica = SqliteLog(self._opened.vault.replica_path(KEYS.tag), Access.REPLICA)
         tip = self.screen.replica.tip(KEYS.tag)
         assert tip is not None
-        entries = self.screen.replica.read(KEYS.tag, 1, tip.n, 2**40)
+        entries = self.screen.replica.read(KEYS.tag, 1, tip.n, 2**40, tip.n)
         replica.append([Addition(KEYS.tag, entries, tip.log, tip.births, b"", tip.head)])
         replica.close()
 
@@ -164,6 +166,102 @@ def test_no_byte_of_an_export_can_be_another(desk: Desk) -> None:
         reason_of(raw[:at] + raw[at + 1 :])
         reason_of(raw[:at] + b" " + raw[at:])
         reason_of(raw[:at] + bytes([raw[at] ^ 32]) + raw[at + 1 :])
+
+
+# ---- a second implementation, from docs/protocol.md alone ----
+
+OPENING = ["zchat_export", "room", "origin", "tag", "log_key", "lineage", "first", "last", "before"]
+ENTRY = ["n", "id", "hash", "envelope"]
+ENTRY += ["sender", "name", "incarnation", "seq", "sent_ms", "kind", "text", "reply_to"]
+SHORT = {8: "b", 9: "t", 10: "n", 12: "f", 13: "r", 34: '"', 92: "\\"}
+
+
+def spelled(value: object) -> str:
+    """JSON as the page has it."""
+    if isinstance(value, dict):
+        pairs = (f"{spelled(name)}:{spelled(inner)}" for name, inner in value.items())
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(spelled, value)) + "]"
+    if isinstance(value, str):
+        utf16 = value.encode("utf-16-be")
+        units = [int.from_bytes(utf16[at : at + 2], "big") for at in range(0, len(utf16), 2)]
+        return '"' + "".join(map(_spelled_unit, units)) + '"'
+    assert value is None or isinstance(value, int)
+    return "null" if value is None else str(value)
+
+
+def _spelled_unit(unit: int) -> str:
+    if unit in SHORT:
+        return "\\" + SHORT[unit]
+    return chr(unit) if 0x20 <= unit <= 0x7E else f"\\u{unit:04x}"
+
+
+def unhex(text: str) -> bytes:
+    assert bytes.fromhex(text).hex() == text
+    return bytes.fromhex(text)
+
+
+def unbase64(text: str) -> bytes:
+    raw = base64.b64decode(text)
+    assert base64.b64encode(raw).decode() == text
+    return raw
+
+
+def by_the_page(raw: bytes, root: bytes) -> list[str]:
+    """Steps 1 to 4 of "Export with proof" and the words; raises anything where one fails."""
+    lines = [json.loads(line) for line in raw.decode("ascii").removesuffix("\n").split("\n")]
+    assert "".join(spelled(line) + "\n" for line in lines).encode() == raw
+    opening, *entries, closing = lines
+    assert list(opening) == OPENING and opening["zchat_export"] == 1
+    tag, log_key = unhex(opening["tag"]), unhex(opening["log_key"])
+    births = [unbase64(birth) for birth in opening["lineage"]]
+    log = reference.log_id(births[0][:136])
+    reference.check_lineage(births, log, tag, log_key)
+    h = unhex(opening["before"])
+    assert opening["first"] > 1 or h == log
+    assert reference.room_name(opening["room"]) == opening["room"]
+    assert reference.room_tag(root) == tag
+    names: dict[bytes, str] = {}
+    for n, entry in zip(range(opening["first"], opening["last"] + 1), entries, strict=True):
+        assert list(entry) == ENTRY and entry["n"] == n
+        h = reference.chain(h, n, unhex(entry["id"]))
+        assert entry["hash"] == h.hex()
+        opened = entry["envelope"] and inside(entry, tag, reference.epoch_key(root))
+        assert opened or set(list(entry.values())[3:]) == {None}
+        if opened:
+            names[opened.sender] = str(opened.body["name"])
+    assert list(closing) == ["head"]
+    head = reference.check_head(unbase64(closing["head"]), tag, log_key)
+    assert head[:3] == (log, opening["last"], h)
+    data = reference.verification_data(log, head.n, h, head.expired, names)
+    password = reference.verification_password(data, root)
+    return reference.verification_words(reference.verification_code(password, tag))
+
+
+def inside(entry: dict[str, Any], tag: bytes, epoch_key: bytes) -> reference.Opened:
+    """An envelope, opened, once all that stands beside it is what it says."""
+    opened = reference.open_envelope(unbase64(entry["envelope"]), tag, epoch_key, 0)
+    body = {name: v.hex() if isinstance(v, bytes) else v for name, v in opened.body.items()}
+    is_text = body["kind"] == "text"
+    expected = {"id": opened.id.hex(), "sender": opened.sender.hex(), "sent_ms": opened.timestamp}
+    expected |= {field: body[field] for field in ("name", "incarnation", "seq", "kind")}
+    expected |= {field: body[field] if is_text else None for field in ("text", "reply_to")}
+    assert {field: entry[field] for field in expected} == expected
+    return opened
+
+
+def test_who_knows_only_the_page_can_check_an_export(spoken: Desk) -> None:
+    """And finds the same words; what this program refuses, the page refuses."""
+    spoken.hear(spoken.bob.voids(2), spoken.bob.of_kind("poll", options=[1]), b"no envelope" * 90)
+    raw = spoken.export()
+    assert by_the_page(raw, KEYS.root) == recheck(raw).words
+    for at in range(0, len(raw), 83):
+        changed = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+        reason_of(changed)
+        if at > raw.index(b'"tag"') or at < raw.index(b'"room"'):
+            with pytest.raises((AssertionError, ValueError, LookupError, reference.Failure)):
+                by_the_page(changed, KEYS.root)
 
 
 @pytest.mark.parametrize(
@@ -453,6 +551,10 @@ def test_numbers_that_are_missing_or_stand_twice_are_told(desk: Desk) -> None:
     checked = recheck(desk.export())
     assert (checked.messages, checked.others, checked.missing) == (2, 3, 2)
     assert [(found.n, found.blame) for found in checked.findings] == [(2, Blame.AUTHOR)]
+    told = desk.check(desk.export()).output
+    assert "No messages: 3 (filled numbers, repetitions, kinds unknown here)." in told
+    assert "Not there: 2 numbers of authors" in told
+    assert "-- alice sent two different messages with one number" in told
 
 
 def test_a_message_that_the_server_stored_twice_accuses_it(spoken: Desk) -> None:
@@ -813,6 +915,29 @@ def test_a_full_disk_leaves_no_half_file(kept: Desk, tmp_path: Path, more: tuple
     refused(result, Exit.NETWORK, f"No space to write {path}: ")
     assert names(path.parent) == ["room.jsonl"]
     assert path.read_text() == "before"
+
+
+def test_a_long_room_is_counted_through(desk: Desk, tmp_path: Path) -> None:
+    """Where somebody sees it, and the lines themselves do not show how far it is."""
+    path = tmp_path / "proof.jsonl"
+    desk.hear(*(desk.alice.says("x") for _ in range(1_100)))
+    desk.keep()
+    for arguments, shown in [
+        (("export", "lobby", "--offline", "--proof", "-o", str(path)), "Writing: 1,000 of 1,100"),
+        (("evidence", "check", str(path)), "Checking: 1,000 of 1,100"),
+    ]:
+        terminal = Terminal(desk.home, *arguments)
+        try:
+            assert terminal.wait() == 0
+            assert shown in terminal.raw.decode()
+        finally:
+            terminal.end()
+    terminal = Terminal(desk.home, "export", "lobby", "--offline", "--since", "2100-01-01")
+    try:
+        assert terminal.wait() == 0
+        assert terminal.text == ""
+    finally:
+        terminal.end()
 
 
 def test_an_export_of_a_room_that_forked_is_written_and_ends_with_4(kept: Desk) -> None:

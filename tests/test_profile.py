@@ -228,6 +228,17 @@ def test_a_file_opens_with_its_root_and_no_other() -> None:
         open_backup(raw, bytes(32))
 
 
+def test_bytes_behind_a_content_are_not_taken() -> None:
+    """Somebody who knows the passphrase could hide them there."""
+    sound = seal_backup(b"content", ROOT, SALT, NONCE)
+    header = read_header(sound)
+    both = hashlib.blake2b(sound[:64], digest_size=64, key=ROOT, person=b"zchat/1 backup").digest()
+    padded = (b"\0\0\0\7content" + b"more").ljust(header.size - 16, b"\0")
+    box = nacl.secret.SecretBox(both[:32]).encrypt(padded, NONCE).ciphertext
+    with pytest.raises(Unopenable, match="padding"):
+        open_backup(sound[:96] + box, ROOT)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(508), bytes(509), bytes(300_000)])
 def test_a_length_tells_little_of_a_content(content: bytes) -> None:
     """In steps, as of envelopes."""
@@ -379,6 +390,26 @@ def test_at_a_terminal_a_passphrase_is_made_or_typed_twice(
 
 
 # ---- with real processes ----
+
+
+def test_what_is_not_in_a_backup_is_told(
+    profile: Profile, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of one's own, settings that were there already; and what is too large is refused."""
+    path, again = tmp_path / "me.zchat", tmp_path / "again"
+    (profile.home / "broker").mkdir()
+    done = run(profile.home, "export", str(path), *words)
+    assert "The server of this profile is not in it" in done.stderr
+    again.mkdir()
+    (again / "member.toml").write_text("history = 9\n")
+    monkeypatch.setattr("zchat.ui.cli.profile.MAX_FILE_BYTES", 1_000)
+    refused(run(again, "import", str(path), *words), Exit.WRONG_SECRET, "it is too large")
+    refused(run(profile.home, "export", str(tmp_path / "x"), *words), Exit.FIXABLE, "too large")
+    monkeypatch.undo()
+    done = run(again, "import", str(path), *words)
+    assert done.return_value == Exit.OK
+    assert "stay as they are; those of the backup were not taken" in done.stderr
+    assert "carol d.: no rooms" in done.stdout
 
 
 def test_who_is_restored_chats_on_and_nobody_sees_an_alarm(here: World) -> None:

@@ -9,12 +9,12 @@ Rules of this file: a check that fails ends it, with the line and the check; wha
 a server or an author is no failure of the file, and is told as a finding.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 from zchat.errors import BadRoomName, Malformed, Unopenable
-from zchat.log.contract import Addition, Entry, Tip
+from zchat.log.contract import Entry, MemoryLog, Tip
 from zchat.member.checked import CheckedLog, Seen
 from zchat.member.export import beside
 from zchat.member.numbers import Incarnation, Missing
@@ -138,13 +138,14 @@ class Recheck:
         return reading.close(head)
 
 
-class _Kept:
+class _Kept(MemoryLog):
     """Ids and hashes of a part of a log, as the replica that a CheckedLog reads.
 
     What lies before the part is a LookupError.
     """
 
     def __init__(self, opening: Opening) -> None:
+        super().__init__()
         self._opening = opening
         self._first = opening.first
         self._hashes = bytearray.fromhex(opening.before)
@@ -185,15 +186,6 @@ class _Kept:
         if not cut:
             raise LookupError
         return cut
-
-    def place_of(self, room: bytes, entry_id: bytes) -> int:
-        return self._places.get(entry_id, 0)
-
-    def append(self, additions: Iterable[Addition]) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
 
 
 class _Reading:

@@ -11,6 +11,7 @@ Rules of this file: text out, nothing printed; no line of it depends on how long
 import html
 import re
 import time
+from abc import ABC, abstractmethod
 
 from zchat.member.rows import Message, Row, Status
 from zchat.ui.safe import safe_lines
@@ -49,7 +50,7 @@ class Lines:
         return []
 
 
-class _Page:
+class _Page(ABC):
     """What both kinds of pages share: days, counting, and what is said at the end."""
 
     def __init__(self, room: str) -> None:
@@ -68,14 +69,14 @@ class _Page:
             return lines + self._message(row)
         return lines + self._other(other_line(row))
 
-    def _new_day(self, name: str) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _new_day(self, name: str) -> list[str]: ...
 
-    def _message(self, message: Message) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _message(self, message: Message) -> list[str]: ...
 
-    def _other(self, line: str) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _other(self, line: str) -> list[str]: ...
 
     def _about(self, room: str) -> tuple[str, str]:
         """What this is, and what it is not; the room's name as it is to stand there."""

@@ -14,9 +14,19 @@ from zchat.member.export import Proof
 from zchat.member.profile import Opened, known_here
 from zchat.member.rows import Here, Message, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
-from zchat.ui.cli.common import config_for, count_up, data, free_path, run, say, show_progress
+from zchat.ui.cli.common import (
+    config_for,
+    count_up,
+    data,
+    free_path,
+    note_whole,
+    run,
+    say,
+    show_progress,
+)
 from zchat.ui.moments import since_ms
 from zchat.ui.pages import Html, Lines, Markdown
+from zchat.ui.safe import safe_line
 from zchat.ui.visit import History, Visit, is_text
 
 _KINDS: dict[str, type[Lines | Markdown | Html]] = {"jsonl": Lines, "md": Markdown, "html": Html}
@@ -89,15 +99,18 @@ def export_room(room: str, access: Access, **options: Any) -> int:
     if wish.offline:
         known_here(opened.vault, opened.record.room)
     with _sink(path) as write:
+        # Where the lines themselves are seen, they show how far it is.
+        count = _ignore if path is None and sys.stdout.isatty() else _count
         if wish.proof:
-            ending = run(_export_proof(opened, wish, oldest_ms, write, new=access.new))
+            ending = run(_export_proof(opened, wish, oldest_ms, write, count, new=access.new))
         else:
-            page = _Writer(_KINDS[kind](opened.record.room), write, _wanted(wish, oldest_ms))
-            ending = run(_export_page(opened, wish, page, new=access.new))
+            page = _KINDS[kind](opened.record.room)
+            writer = _Writer(page, write, _wanted(wish, oldest_ms), count)
+            ending = run(_export_page(opened, wish, writer, new=access.new))
     if path is not None:
         say(f"The room {opened.record.room} is in {output}.")
     if wish.proof:
-        say(f"To check it: zchat evidence check {output or 'FILE'}")
+        note_whole(safe_line(f"To check it: zchat evidence check {output or 'FILE'}"))
     if ending.fault:
         raise ServerFault(text=ending.fault)
     if ending.silent:
@@ -123,6 +136,14 @@ def _sink(path: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda line: file.writelines((line.encode(), b"\n"))
 
 
+def _count(n: int, end: int) -> None:
+    count_up("Writing", n, end)
+
+
+def _ignore(n: int, end: int) -> None:
+    pass
+
+
 # ---- pages ----
 
 
@@ -146,11 +167,13 @@ class _Writer(History):
         page: Lines | Markdown | Html,
         write: Callable[[str], None],
         wanted: Callable[[Row], bool],
+        count: Callable[[int, int], None],
     ) -> None:
         super().__init__(0)
         self._page = page
         self._write = write
         self._is_wanted = wanted
+        self._count = count
         self._has_begun = False
         self.end = 0  # of what the replica holds, for the line that counts up
 
@@ -159,7 +182,7 @@ class _Writer(History):
             self._begin()
             self._put(self._page.row(row))
         if not isinstance(row, Here) and row.n <= self.end:
-            _count(row.n, self.end)
+            self._count(row.n, self.end)
 
     def close(self) -> None:
         """Nothing comes any more."""
@@ -175,12 +198,6 @@ class _Writer(History):
     def _put(self, lines: list[str]) -> None:
         for line in lines:
             self._write(line)
-
-
-def _count(n: int, end: int) -> None:
-    """Where the lines themselves do not show how far it is."""
-    if not sys.stdout.isatty():
-        count_up("Writing", n, end)
 
 
 async def _export_page(opened: Opened, wish: _Wish, writer: _Writer, *, new: bool) -> _Ending:
@@ -199,7 +216,7 @@ async def _reading(
         history.end = visit.room.checked.n
     if wish.offline:
         try:
-            for row in visit.room.replay():
+            for row in visit.room.replay() if isinstance(history, _Writer) else ():
                 history.add(row)
             yield visit
         finally:
@@ -215,7 +232,13 @@ async def _reading(
 
 
 async def _export_proof(
-    opened: Opened, wish: _Wish, oldest_ms: int, write: Callable[[str], None], *, new: bool
+    opened: Opened,
+    wish: _Wish,
+    oldest_ms: int,
+    write: Callable[[str], None],
+    count: Callable[[int, int], None],
+    *,
+    new: bool,
 ) -> _Ending:
     async with _reading(opened, wish, History(0), new=new) as visit:
         proof = Proof(opened, visit.room.checked.replica, oldest_ms)
@@ -225,7 +248,7 @@ async def _export_proof(
         for n, line in enumerate(proof.lines(), proof.first - 1):  # the first line is no entry
             write(line[:-1].decode())
             if n <= proof.last:
-                _count(n, proof.last)
+                count(n, proof.last)
         if proof.first > 1:
             say(f"It proves #{proof.first} to #{proof.last}; of what came before it has one hash.")
         return _Ending.of(visit, offline=wish.offline)

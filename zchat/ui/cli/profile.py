@@ -27,7 +27,7 @@ from zchat.protocol.backup import MAX_FILE_BYTES, open_backup, read_header, seal
 from zchat.protocol.limits import MIB, NONCE_BYTES, TAG_BYTES
 from zchat.protocol.words import generate_passphrase, near_misses
 from zchat.ui.cli.access import Access, given_source, own_profile, passphrase_options
-from zchat.ui.cli.common import data, free_path, has_terminal, note, say
+from zchat.ui.cli.common import data, free_path, has_terminal, note_whole, say
 from zchat.ui.safe import safe_line
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -106,7 +106,7 @@ def _ask_twice() -> str:
     if not typed:
         made = generate_passphrase(secrets.randbelow)
         say("Write this down; without it nobody can open the backup, you neither:")
-        note(f"  {made}")
+        note_whole(f"  {made}")
         return made
     if _prompt("Once more") != typed:
         raise BadPassphrase(reason="you typed two different ones")

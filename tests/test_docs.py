@@ -94,9 +94,9 @@ def code(text: str) -> Iterator[str]:
 
 
 def invocations(lines: Iterator[str]) -> Iterator[list[str]]:
-    """What stands behind `zchat` in lines of code, up to a pipe, a comment or the end."""
+    """What stands behind `zchat` in lines of code, up to a pipe, a comma, a comment or the end."""
     for line in lines:
-        for found in re.finditer(r"(?<![\w./-])zchat( [^|;`]*)?", re.sub(r" #.*", "", line)):
+        for found in re.finditer(r"(?<![\w./-])zchat( [^|;,`]*)?", re.sub(r" #.*", "", line)):
             yield (found[1] or "").split()
 
 
@@ -364,7 +364,8 @@ def places_named(path: Path) -> list[str]:
         "etherx.jabber.org",
         "jabber.org",
         "www.w3.org",
-    }  # names of XML spaces
+        "127.0.0.1",
+    }  # names of XML spaces; the machine one is on
     hosts = [host for host in hosts if host not in names]
     folders = re.findall(r"(?<![\w.~])/(?:home|Users|root|work|workspace)/\w+", text)
     return [*hosts, *folders, *registries(text)]

@@ -1,13 +1,15 @@
 """Settings: where they come from, what is refused, and that config/*.toml tells the truth."""
 
+import pwd
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
-from zchat.config import BrokerConfig, MemberConfig, load
-from zchat.errors import BadConfig
+from zchat.config import BrokerConfig, MemberConfig, home, load
+from zchat.errors import BadConfig, NoHome
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -98,6 +100,25 @@ def test_a_list_in_the_environment_has_commas(tmp_path: Path) -> None:
     file.write_text("allow = ['x']\n")
     allow = load(BrokerConfig, file, {}, {"ZCHAT_ALLOW": "aa, bb,"})[0].allow
     assert allow == ("aa", "bb")
+
+
+def test_without_any_home_it_is_said_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, for a user whom its system does not know."""
+
+    def unknown(_: int) -> NoReturn:
+        raise KeyError
+
+    for name in ("HOME", "XDG_DATA_HOME", "ZCHAT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert home().is_absolute()
+    with monkeypatch.context() as stranger:
+        stranger.setattr(pwd, "getpwuid", unknown)
+        with pytest.raises(NoHome, match="~ has no home folder") as found:
+            home()
+    assert "ZCHAT_HOME=" in found.value.advice
+    monkeypatch.setenv("ZCHAT_HOME", "~nobody-of-this-name/zchat")
+    with pytest.raises(NoHome, match="~nobody-of-this-name/zchat has no home folder"):
+        home()
 
 
 def test_a_bad_environment_is_named(tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from tests.processes import ZCHAT, Running, World, environment, wait_for
+from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for
 from tests.test_docs import all_commands, command_at
 from tests.test_hostile_text import OBEYED, say
 from zchat.ui.cli import bench
@@ -266,6 +268,71 @@ def test_a_reply_shows_as_well_that_a_message_was_seen(here: World) -> None:
     assert waits.wait() == 0
 
 
+# ---- beside other programs, and from cron ----
+
+BUILD = """\
+all:
+\t@echo compiling
+\t@echo "warning: é \\$$(id) 'quoted'" >&2
+\t@echo done
+"""
+
+
+def sh(line: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A line as cron runs it: by sh, with next to no environment, without a terminal."""
+    return subprocess.run(
+        ["/bin/sh", "-c", line],
+        env={"PATH": env.pop("PATH", "/usr/bin:/bin"), **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.skipif(not (shutil.which("make") and shutil.which("jq")), reason="needs make and jq")
+def test_a_build_is_sent_to_a_room_while_another_program_reads_it(here: World) -> None:
+    """`make 2>&1 | zchat send ops` beside `zchat tail ops -f --json | jq`, without any set-up but
+    one `--remember`: no terminal, no configuration, HOME alone.
+    """
+    bins = here.folder / "bin"
+    bins.mkdir()
+    script(bins, f'#!/bin/sh\nexec {" ".join(map(shlex.quote, ZCHAT))} "$@"\n', "zchat")
+    (here.folder / "Makefile").write_text(BUILD)
+    (here.folder / "words").write_text(PASSPHRASE)
+    root = str(Path(__file__).parent.parent)
+    cron = {"PATH": f"{bins}:/usr/bin:/bin", "HOME": str(here.folder / "user"), "PYTHONPATH": root}
+    invite = here.broker.invite("ops")
+    once = f"zchat tail '{invite}' --new --remember --passphrase-file {here.folder}/words"
+    assert sh(once, **cron).returncode == 0
+    reading = subprocess.Popen(
+        [
+            "/bin/sh",
+            "-c",
+            f"zchat tail ops -f --json | jq --unbuffered -r .text > {here.folder}/read",
+        ],
+        env=cron,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        sent = sh(f"make -s -C {here.folder} 2>&1 | zchat send ops; exit $?", **cron)
+        assert (sent.returncode, sent.stdout, sent.stderr) == (0, "", "")
+        expected = "compiling\nwarning: é $(id) 'quoted'\ndone\n"
+        read = here.folder / "read"
+        wait_for("all of it is read", lambda: read.exists() and read.read_text() == expected)
+    finally:
+        os.killpg(reading.pid, signal.SIGTERM)
+        told = reading.communicate(timeout=30)[1]
+    assert told == b""
+    nothing = sh("zchat send elsewhere 'is this on?' || exit $?", **cron)
+    assert nothing.returncode == 1
+    assert "No room 'elsewhere' is known here." in nothing.stderr
+
+
 # ---- objects for scripts ----
 
 TYPES: dict[str, Callable[[object], bool]] = {
@@ -361,3 +428,102 @@ def test_what_bench_prints_is_as_the_help_says(capsys: pytest.CaptureFixture[str
     for late in (3.5, float("inf")):
         bench._tell(bench.Step(50, 5.0, 250.0, late, late, 0.5), as_json=True)
         check_object("bench", capsys.readouterr().out.strip())
+
+
+# ---- a reader that has enough ----
+
+PRINTS = {
+    "": [[], ["--help"], ["--version"]],
+    "start": [["start", "--help"]],  # its chat is that of join
+    "join": [["join", "lobby"]],
+    "send": [["send", "--help"]],
+    "tail": [["tail", "lobby"], ["tail", "lobby", "--json"], ["tail", "lobby", "-f"]],
+    "search": [["search", "lobby", "I"], ["search", "lobby", "I", "--json"]],
+    "export": [["export", "lobby", "--format", kind] for kind in ("jsonl", "md", "html")],
+    "verify": [["verify", "lobby"], ["verify", "lobby", "--json"]],
+    "members": [["members", "lobby"], ["members", "lobby", "--json"]],
+    "whoami": [["whoami"], ["whoami", "--json"]],
+    "evidence": [["evidence", "--help"]],
+    "evidence check": [["evidence", "check", "PROOF"]],
+    "rejoin": [["rejoin", "--help"]],
+    "rooms": [["rooms"], ["rooms", "--json"]],
+    "invite": [["invite", "lobby"], ["invite", "lobby", "--qr"], ["invite", "lobby", "--json"]],
+    "forget": [["forget", "--help"]],
+    "broker": [["broker", "--listen", "127.0.0.1:0"]],
+    "broker audit": [["broker", "audit"], ["broker", "audit", "--json"]],
+    "broker backup": [["broker", "backup", "--help"]],
+    "broker restore": [["broker", "restore", "--help"]],
+    "lab": [["lab", "--help"]],
+    "lab list": [["lab", "list"], ["lab", "list", "--json"]],
+    "lab rogue": [["lab", "rogue", "--lie", "drop=0.1"]],
+    "lab demo": [["lab", "demo", "fork"]],
+    "doctor": [["doctor"], ["doctor", "--json"]],
+    "bench": [["bench", "--help"]],  # its first line takes seconds
+    "profile": [["profile", "--help"]],
+    "profile export": [["profile", "export", "--help"]],
+    "profile import": [["profile", "import", "--help"]],
+    "config": [["config", "--help"]],
+    "config show": [["config", "show", "member"], ["config", "show", "broker", "--json"]],
+    "config check": [["config", "check", "--help"]],
+    "config init": [["config", "init", "--help"]],
+    "config path": [["config", "path", "member"]],
+    "completion": [["completion", "bash"]],
+    "man": [["man", "--help"]],
+    "help": [["help"], ["help", "json"]],
+}
+
+# Each command in a process of its own that has everything imported already; who would read its
+# stdout is gone before it begins.
+IN_CHILDREN = """import json, os, sys, traceback
+from zchat.ui.cli import main
+list(main._OnDemand().values())
+for number, words in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        reads, writes = os.pipe()
+        os.close(reads)
+        os.dup2(writes, 1)
+        os.dup2(os.open(f"{sys.argv[2]}.{number}", os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv[1:] = words
+        try:
+            main.main()
+        except SystemExit as ended:
+            sys.stdout = sys.stderr = None
+            os._exit(ended.code)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(99)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_every_command_is_quiet_where_nobody_reads_on(here: World) -> None:
+    """Exit 0, nothing on stderr but what is for people: as `| head -1` needs it."""
+    ready(here, "alice", "bob")
+    assert set(PRINTS) == {" ".join(path) for path in all_commands(cli)}
+    home, told = here.home("alice"), here.folder / "told"
+    proof = here.folder / "ops.jsonl"
+    assert here.run("alice", "export", "lobby", "--proof", "-o", str(proof)).returncode == 0
+    lines = [[str(proof) if word == "PROOF" else word for word in line] for line in printing()]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_CHILDREN, json.dumps(lines), str(told)],
+        env=environment(home),
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = done.stdout.split()
+    assert len(codes) == len(lines)
+    for number, (line, code) in enumerate(zip(lines, codes, strict=True)):
+        said = Path(f"{told}.{number}").read_text()
+        assert code == "0", (line, said)
+        assert not re.search("Traceback|Exception|rror|zchat:|pipe", said), (line, said)
+
+
+def printing() -> list[list[str]]:
+    return [line for lines in PRINTS.values() for line in lines]

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 from platformdirs import user_data_path
 
-from zchat.errors import BadConfig
+from zchat.errors import BadConfig, NoHome
 from zchat.protocol import limits
 
 DEFAULT_PORT = 5577
@@ -70,9 +70,15 @@ Config = TypeVar("Config", BrokerConfig, MemberConfig)
 
 
 def home() -> Path:
-    """The folder of all of this profile's files: ZCHAT_HOME, else the platform's own place."""
+    """The folder of all of this profile's files: ZCHAT_HOME, else the platform's own place.
+
+    Raises NoHome.
+    """
     named = os.environ.get("ZCHAT_HOME")
-    return Path(named).expanduser() if named else user_data_path("zchat", appauthor=False)
+    try:
+        return Path(named).expanduser() if named else user_data_path("zchat", appauthor=False)
+    except RuntimeError:  # "~" of nobody; HOME is not set, and the system knows none for this user
+        raise NoHome(named=named or "~") from None
 
 
 def load(

@@ -106,6 +106,12 @@ class BadConfig(BadInput):
     hint = "See config/ in the project for every setting with its default."
 
 
+class NoHome(BadInput):
+    """It is not known where your files belong: {named} has no home folder here."""
+
+    hint = "Set HOME, or name a folder for them: ZCHAT_HOME=/somewhere/of/yours."
+
+
 class TextTooLong(BadInput):
     """The message has {size} bytes; the most is {most}. It was not sent."""
 

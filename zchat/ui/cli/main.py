@@ -222,7 +222,7 @@ def _run() -> int:
         return Exit.INTERRUPTED
     except Terminated:
         return Exit.TERMINATED
-    except (ReaderGone, BrokenPipeError):
+    except (ReaderGone, BrokenPipeError, SystemExit):  # so click ends where a help is not read on
         _close_stdout()
         return Exit.OK
     except OSError as error:

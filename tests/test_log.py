@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zchat.database import Access
+from zchat.database import Access, Database, Migration
 from zchat.errors import (
     RoomDamaged,
     StoreBusy,
@@ -35,6 +35,7 @@ from zchat.log.overlay import Overlay
 from zchat.log.sound import damages
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.member.vault import SCHEMA as VAULT_SCHEMA
+from zchat.member.vault import Vault
 from zchat.protocol.envelope import envelope_id
 from zchat.protocol.ledger import Genesis, LogKey, chain, link
 from zchat.protocol.limits import (
@@ -1217,6 +1218,32 @@ def test_a_file_that_is_no_log_of_ours_is_named_and_left_alone(
             SqliteLog(log_path(tmp_path), access)
         assert is_a_sentence(caught.value)
     assert log_path(tmp_path).read_bytes() == before
+
+
+def test_files_of_ours_can_be_brought_up_to_a_newer_schema(tmp_path: Path) -> None:
+    """A broker's log, a replica and a vault as they are now; what is kept is read as ever."""
+    newer = ("ALTER TABLE rooms ADD COLUMN note TEXT",)
+    filled(in_file)(tmp_path, [adding(*chained(5))]).close()
+    filled(in_replica)(tmp_path / "replica", [adding(*chained(5))]).close()
+    Vault(tmp_path / "vault").close()
+    files = {
+        tmp_path / "log.db": (SCHEMA, Access.ONE_WRITER),
+        tmp_path / "replica" / "log.db": (SCHEMA, Access.REPLICA),
+        tmp_path / "vault" / "vault.db": (VAULT_SCHEMA, Access.SHARED),
+    }
+    for path, (schema, access) in files.items():
+        next_one = schema._replace(version=2, migrations=(Migration(1, 2, newer),))
+        database = Database(path, next_one, access)
+        assert database.execute("SELECT count(note) FROM rooms").fetchone() == (0,)
+        database.close()
+        with pytest.raises(StoreUnreadable, match="it has schema 2, this version reads 1"):
+            Database(path, schema, access)
+        path.with_name(f"{path.name}.v1").replace(path)
+    for folder in (tmp_path, tmp_path / "replica"):
+        log = SqliteLog(log_path(folder), Access.READ_ONLY)
+        assert whole(log) == chained(5)
+        log.close()
+    Vault(tmp_path / "vault").close()
 
 
 @pytest.mark.parametrize("access", list(Access))

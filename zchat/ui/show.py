@@ -87,7 +87,7 @@ def other_line(row: Notice | Joined | Here) -> str:
 
 _KEPT = "what you write is kept in the outbox, and goes out by itself"
 _REFUSALS = {
-    "storage": f"the server has no space just now; {_KEPT}",
+    "storage": f"the server's store cannot take or give it just now; {_KEPT}",
     "room-full": f"this room is full on the server; {_KEPT} once there is room",
     "too-many-rooms": f"the server takes no more rooms from you; {_KEPT} once it does",
 }

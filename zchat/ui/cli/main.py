@@ -99,8 +99,8 @@ _EXIT_CODES = """\
 \b
 Exit codes: 0 ok, 1 can be mended by you, 2 usage, 3 network or storage,
 4 the server contradicted itself, 5 refused by a limit, 6 time-out,
-7 wrong passphrase or an unreadable store, 8 the server's store failed while
-it ran, 70 a bug.
+7 wrong passphrase or an unreadable store, 8 the server's store failed or is
+damaged, 70 a bug.
 """
 
 

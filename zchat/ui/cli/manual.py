@@ -20,7 +20,7 @@ TOPICS = {
 5    refused by a limit of the server
 6    no answer in time; what you sent is kept in the outbox
 7    wrong passphrase (an empty room), or a store that cannot be read
-8    the server's store failed while it ran (zchat broker)
+8    the server's store failed, is damaged, or lacks what was confirmed (zchat broker)
 70   a bug of ours; a report is kept in a file
 130  interrupted
 143  terminated""",

@@ -352,6 +352,57 @@ def test_the_promise_never_stands_without_its_limits() -> None:
         assert below == known or (path == PROTOCOL and "section 12" in below), path
 
 
+# ---- what the program says ----
+
+# What stands on a page where the program fills something in.
+_FILLED_IN = re.compile(
+    r"[\wа]+~[0-9a-f]{4}|\b(?:alice|bob|mallory)\b|'\w+'|#?\d[\d:.,]*(?:-#\d+)?"
+    r"|(?<=room )[0-9a-f]{8}|(?<=server says: )\S+|\$?\.\.\.|\S+\.db\S*|[();:]"
+)
+
+
+def template(node: ast.AST) -> str:
+    """A literal of a source, with a sign where something is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return " ".join(re.sub(r"\{\w+(![rs])?\}|%[sd]", "\0", node.value).split())
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+        return " ".join("".join(map(str, parts)).split())
+    return ""
+
+
+@functools.cache
+def sayings() -> str:
+    """Everything that the program can say."""
+    nodes = (node for path in SOURCES for node in ast.walk(ast.parse(text_of(path))))
+    return "\n".join(said for node in nodes if (said := template(node)))
+
+
+def quoted(page: Path) -> Iterator[str]:
+    """What a page says that the program says, in pieces between what is filled in."""
+    prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    for quote in re.findall(r"`([^`\n]+)`|\"([^\"\n]+)\"", prose):
+        words = next(filter(None, quote))
+        if not re.match(r"zchat |python3 |pipx |systemctl |[\w ‖]+ = |ID ", words):
+            yield from (piece.strip(" !-(),:;") for piece in _FILLED_IN.split(words))
+
+
+def is_said(piece: str) -> bool:
+    """By one literal, or by one that goes on where another one ends."""
+    words = piece.split(" ")
+    halves = ((" ".join(words[:at]), " ".join(words[at:])) for at in range(2, len(words) - 1))
+    return piece in sayings() or any(one in sayings() and two in sayings() for one, two in halves)
+
+
+@pytest.mark.parametrize("name", ["operations.md", "security.md"])
+def test_the_program_says_what_a_page_says_it_says(name: str) -> None:
+    """A sentence that was changed in the program is changed there."""
+    pieces = {piece for piece in quoted(HERE / "docs" / name) if len(piece.split()) > 2}
+    assert len(pieces) > 15
+    assert {piece for piece in pieces if not is_said(piece)} == set()
+    assert not is_said("the server says what it never says")
+
+
 # ---- what must not stand anywhere ----
 
 

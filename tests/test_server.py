@@ -647,6 +647,27 @@ def test_who_is_taken_off_the_list_is_heard_no_more(tmp_path: Path) -> None:
     assert messages(home) == 20
 
 
+def test_a_restore_is_not_spoilt_by_what_a_store_that_is_gone_left_beside_it(host: Path) -> None:
+    """SQLite would take the WAL of a killed server for that of the backup, and mix the two."""
+    kept = host.parent / "kept.db"
+    shutil.copy(store(host), kept)
+    with started(host) as broker, Peer(broker.stem) as author:
+        author.hello()
+        for k in range(1, 20):
+            author.say(Post(ROOM, k), envelope(100 + k, 65_536))
+            author.expect(Stored)
+        broker.process.kill()
+        broker.process.wait()
+    store(host).unlink()
+    done = zchat(host, "broker", "restore", str(kept))
+    assert done.returncode == 0, done.stderr
+    assert "is kept" not in done.stderr
+    looked_at = zchat(host, "doctor")
+    assert "1 room(s), every page, every id and the chain" in looked_at.stdout
+    assert "malformed" not in looked_at.stdout
+    assert messages(host) == 3
+
+
 def test_restores_in_one_second_keep_all_that_they_replace(host: Path) -> None:
     kept = host.parent / "kept.db"
     shutil.copy(store(host), kept)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from zchat.database import Access, Database
 from zchat.errors import StoreTrouble
 from zchat.files import storage_errors, sync_folder, take_lock
-from zchat.log.ends import ends_path
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.protocol.ledger import Genesis, LogKey, chain
 from zchat.protocol.limits import MAX_LINEAGE
@@ -116,11 +115,12 @@ def _hashes(log: SqliteLog, room: bytes, start: bytes, end: int) -> Iterator[byt
 
 
 def _set_aside(store: Path) -> Path | None:
-    """Rename the store with what a killed broker left beside it; nothing of it stays."""
+    """Rename the store with what a killed broker left beside it, or only that if it is gone.
+
+    What stayed would be taken for the new store's: SQLite would mix its WAL into it.
+    """
     store.with_name(f"{store.name}.doubt").unlink(missing_ok=True)
-    if not store.exists():
-        ends_path(store).unlink(missing_ok=True)
-        return None
+    was_there = store.exists()
     name = f"{store.stem}.before-{time.strftime('%Y-%m-%d-%H%M%S')}"
     aside = store.with_name(f"{name}.db")
     for number in itertools.count(2):
@@ -133,4 +133,4 @@ def _set_aside(store: Path) -> Path | None:
             with storage_errors(part):
                 part.rename(aside.with_name(aside.name + suffix))
     store.with_name(f"{store.name}-shm").unlink(missing_ok=True)
-    return aside
+    return aside if was_there else None

@@ -83,8 +83,8 @@ def export_room(room: str, access: Access, **options: Any) -> int:
     With --proof the signed envelopes and the chain stand beside the texts: whoever has the room's
     passphrase can check every message again, offline, with `zchat evidence check FILE`.
 
-    FILE is private, and there only once it is whole. Writes all it can, then ends with 4 if the
-    server contradicted itself, 3 if it could not be reached.
+    FILE is for your eyes only, and appears once it is whole. All that can be had is written; then
+    it ends with 4 if the server contradicted itself, 3 if it could not be reached.
 
     \b
         zchat export ops --since 7d --format md -o week.md

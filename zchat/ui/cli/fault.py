@@ -37,7 +37,7 @@ from zchat.ui.cli.access import (
     passphrase_source,
     room_argument,
 )
-from zchat.ui.cli.common import count_up, data, has_terminal, say, vault_of
+from zchat.ui.cli.common import count_up, has_terminal, say, screen, vault_of
 from zchat.ui.safe import safe_line
 from zchat.ui.show import clock_time, day
 
@@ -95,11 +95,14 @@ def _check_contradiction(file: Path, raw: bytes) -> int:
     if proof is None:
         raise Malformed(reason="the signatures or the chain in it do not hold")
     said = _SAYS[proof].format(earlier=found.earlier.n, later=found.later.n)
-    data(f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.")
-    data("Not proved: which of the two is the true one, who was shown which, or anything a member")
-    data("did. It binds only those whose invite has that log key.")
+    shown = screen()
+    shown.line(f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.")
+    shown.line(
+        "Not proved: which of the two is the true one, who was shown which, or anything a member "
+        "did. It binds only those whose invite has that log key."
+    )
     for room in _rooms_of(found):
-        data(safe_line(f"That is the server of your room {room}."))
+        shown.line(safe_line(f"That is the server of your room {room}."))
     return Exit.OK
 
 
@@ -115,8 +118,9 @@ def _check_export(file: Path, opened: BinaryIO, access: Access) -> int:
         recheck.compare(record)
     keys = _keys_of(file, profile, record, opening, access)
     checked = recheck.run(keys, lambda n: count_up("Checking", n, opening.last))
+    shown = screen()
     for line in _what_holds(opening, checked, record, with_texts=keys is not None):
-        data(safe_line(line))
+        shown.line(safe_line(line))
     accepted_n = record.accepted_n if record else 0
     for finding in checked.findings:
         if finding.blame is Blame.SERVER and not finding.n <= accepted_n:

@@ -19,7 +19,7 @@ TOPICS = {
 4    the server contradicted itself; nothing more was sent (zchat rejoin ROOM)
 5    refused by a limit of the server
 6    no answer in time; what you sent is kept in the outbox
-7    wrong passphrase (an empty room), or a store that cannot be read
+7    wrong passphrase (an empty room), or a store or a backup that cannot be read
 8    the server's store failed, is damaged, or lacks what was confirmed (zchat broker)
 70   a bug of ours; a report is kept in a file
 130  interrupted
@@ -60,6 +60,21 @@ after a leak, only a new passphrase or a new room name helps.
 prompt nor half a second of Argon2id. It says where: in your profile, or so that it opens only with
 the operating system's keyring, where the extra is installed (pipx install '.[keyring]') and one
 works. zchat whoami says it again.""",
+    "proof": """\
+zchat export ROOM --proof -o FILE keeps each message with what shows that it is real: the envelope
+its author signed, its place in the chain, and the head that the server signed over all of them.
+
+zchat evidence check FILE checks all of that again, offline, for whoever has the room's passphrase
+or a profile that remembers the room. One changed byte is found, and the line named.
+
+It proves         which key said what, in which order, up to the last entry of the file
+By the words      that it is the log that others have: zchat verify ROOM --at N says the same ones
+It does not       say whose a key is, that nothing came later, or that a clock was right
+Left out          an envelope can be, and that is counted; none can be changed, moved or added
+With --since      only these entries; of what came before it has one hash
+
+Of a server that contradicted itself there is a proof of its own, which needs no key at all: a file
+that zchat names when it finds out. zchat evidence check reads both.""",
     "scripting": """\
 Once, with a terminal:   zchat tail ops --remember
 Then, without one:       make 2>&1 | zchat send ops
@@ -99,7 +114,7 @@ def _complete_topics(_: click.Context, __: click.Parameter, incomplete: str) -> 
 def help_topic(context: click.Context, topic: str | None) -> None:
     """Explain a TOPIC, such as exit codes, trust or scripting; or a command.
 
-    There are exit-codes, json, environment, trust, passphrase and scripting.
+    There are exit-codes, json, environment, trust, passphrase, proof and scripting.
 
     \b
         zchat help trust

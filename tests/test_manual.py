@@ -121,12 +121,14 @@ def test_without_a_folder_the_pages_are_where_man_looks(
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """A file in its place, or above it: a sentence, and no traceback."""
+    """A file in its place, or above it: a sentence, and no traceback. Any other will do."""
     file = tmp_path / "file"
     file.touch()
     done = zchat(tmp_path / "home", "man", str(file))
     assert done.returncode == Exit.USAGE
     assert "is a file" in done.stderr
+    done = zchat(tmp_path / "home", "man", str(tmp_path / "pages"))
+    assert (done.returncode, "man -M" in done.stderr) == (Exit.OK, False)
     done = zchat(tmp_path / "home", "man", str(file / "man1"))
     assert done.returncode == Exit.NETWORK
     assert "Not a directory" in done.stderr

@@ -344,11 +344,11 @@ def test_every_command_does_what_its_help_says(here: World) -> None:
     ("typed", "answer"),
     [
         ("/nonsense", r"^-- there is no command /nonsense; /help lists what there is\.$"),
-        ("/trust", r"^-- nobody here is called ''; /who lists who is\.$"),
+        ("/trust", r"^-- what is missing here: /trust NAME\.$"),
         ("/mute nobody", r"^-- nobody here is called 'nobody'; /who lists who is\.$"),
         ("/verify 99", r"^-- '99' is not a place between 1 and 1\.$"),
         ("/verify -1", r"^-- '-1' is not a place between 1 and 1\.$"),
-        ("/name", r"^-- The name '' cannot be used: it is empty or longer than 32 characters\.$"),
+        ("/name", r"^-- what is missing here: /name NAME\.$"),
     ],
 )
 def test_a_command_typed_wrongly_is_answered(here: World, typed: str, answer: str) -> None:

@@ -148,4 +148,7 @@ async def run_command(chat: Face, typed: str) -> None:
     command = COMMANDS.get(name)
     if command is None:
         raise NoMatch(reason=f"there is no command /{name}; /help lists what there is")
-    await command.run(chat, argument.strip())
+    argument = argument.strip()
+    if not argument and command.takes.isalpha():  # "[N]" can be left out
+        raise NoMatch(reason=f"what is missing here: /{name} {command.takes}")
+    await command.run(chat, argument)

@@ -76,7 +76,9 @@ _room_file_option = click.option(
 _OPTIONS = (
     click.option("--new", is_flag=True, help="An empty room, or another one, is what is meant."),
     click.option(
-        "--remember", is_flag=True, help="Keep the room's key in this profile, for you only."
+        "--remember",
+        is_flag=True,
+        help="Keep the room's key for you: in this profile, or by the OS keyring.",
     ),
     _fd_option,
     _room_file_option,

@@ -104,10 +104,8 @@ def _help(command: click.Command) -> tuple[list[str], list[str]]:
         as_it_stands = paragraph.removeprefix("\b\n")
         if as_it_stands == paragraph:
             described += [".PP", roff(paragraph)]
-        elif re.search(r"\bzchat ", as_it_stands):
-            examples += _verbatim(as_it_stands)
         else:
-            described += _verbatim(as_it_stands)
+            examples += _verbatim(as_it_stands)
     return described, examples
 
 

@@ -1,5 +1,6 @@
 """`zchat export`: a room's messages as a file to keep, or as one that can be checked again."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,6 +30,7 @@ from zchat.ui.pages import Html, Lines, Markdown
 from zchat.ui.safe import safe_line
 from zchat.ui.visit import History, Visit, is_text
 
+_SLICE = 256
 _KINDS: dict[str, type[Lines | Markdown | Html]] = {"jsonl": Lines, "md": Markdown, "html": Html}
 
 
@@ -144,6 +146,12 @@ def _ignore(n: int, end: int) -> None:
     pass
 
 
+async def _listen(at: int) -> None:
+    """Whoever wants to end this is heard in between."""
+    if at % _SLICE == 0:
+        await asyncio.sleep(0)
+
+
 # ---- pages ----
 
 
@@ -216,8 +224,10 @@ async def _reading(
         history.end = visit.room.checked.n
     if wish.offline:
         try:
-            for row in visit.room.replay() if isinstance(history, _Writer) else ():
-                history.add(row)
+            if isinstance(history, _Writer):
+                for at, row in enumerate(visit.room.replay()):
+                    history.add(row)
+                    await _listen(at)
             yield visit
         finally:
             await visit.client.close()
@@ -247,6 +257,7 @@ async def _export_proof(
             raise NoMatch(reason=f"nothing was sent in {opened.record.room!r}{since}")
         for n, line in enumerate(proof.lines(), proof.first - 1):  # the first line is no entry
             write(line[:-1].decode())
+            await _listen(n)
             if n <= proof.last:
                 count(n, proof.last)
         if proof.first > 1:

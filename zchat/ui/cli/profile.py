@@ -148,7 +148,11 @@ def import_profile(file: Path, access: Access) -> int:
         data(safe_line(f"{member.name}: {rooms}"))
     if backup.settings and not takes_settings:
         say(f"The settings in {own.home} stay as they are; those of the backup were not taken.")
-    say(f"Restored in {own.home}. Go on with: zchat join --room ROOM")
+    say(f"Restored in {own.home}.")
+    held = [room for member in backup.members for room in member.vault.rooms]
+    if held:
+        last = max(held, key=lambda room: room.used_ms).record.room
+        say(f"Go on with: zchat join --room {last}")
     return Exit.OK
 
 

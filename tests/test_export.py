@@ -11,6 +11,7 @@ import io
 import json
 import re
 import resource
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests import reference
-from tests.processes import PASSPHRASE, Terminal, World
+from tests.processes import PASSPHRASE, ZCHAT, Terminal, World, environment
 from tests.test_checked import KEY, OTHER_KEY, Ledger
 from tests.test_hostile_text import CORPUS, NAMES, leaks
 from tests.test_transcript import KEYS, NOW_MS, Person, Screen
@@ -983,6 +984,23 @@ def test_a_proof_is_checked_by_others_without_the_server(here: World) -> None:
     wrong = here.run("dora", *check, "--passphrase-file", str(here.folder / "right"))
     assert (wrong.returncode, wrong.stdout) == (7, "")
     assert "Not the passphrase of" in wrong.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's own")
+def test_what_cannot_be_said_is_no_fault_of_the_file(spoken: Desk, tmp_path: Path) -> None:
+    """A full disk under stdout is told as one."""
+    (tmp_path / "proof.jsonl").write_bytes(spoken.export())
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*ZCHAT, "evidence", "check", str(tmp_path / "proof.jsonl")],
+            env=environment(spoken.home),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == Exit.NETWORK
+    assert b"No space to write standard output" in done.stderr
 
 
 def test_without_the_passphrase_only_the_chain_is_checked(spoken: Desk, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import click
 
@@ -16,6 +18,7 @@ from zchat.errors import (
     NoMatch,
     NotItsPassphrase,
     TextsUnchecked,
+    ZchatError,
 )
 from zchat.member.invite import Origin
 from zchat.member.profile import Profile
@@ -76,18 +79,39 @@ def check(file: Path, access: Access) -> int:
         zchat evidence check proof.json
         zchat evidence check ops.jsonl --passphrase-file words
     """
+    with _reading(file) as opened:
+        if _EXPORT.match(opened.peek(64)):
+            told = _check_export(file, opened, access)
+        else:
+            told = _Told(_check_contradiction(opened.read(evidence_file.MAX_FILE_BYTES + 1)))
+    shown = screen()
+    for line in told.lines:
+        shown.line(safe_line(line))
+    if told.error is not None:
+        raise told.error
+    return Exit.OK
+
+
+class _Told(NamedTuple):
+    """What there is to say of a file, and what else than 0 it ends with."""
+
+    lines: list[str]
+    error: ZchatError | None = None
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[BufferedReader]:
+    """What cannot be read, or does not hold, leaves as BadEvidence."""
     try:
         with file.open("rb") as opened:
-            if _EXPORT.match(opened.peek(64)):
-                return _check_export(file, opened, access)
-            return _check_contradiction(file, opened.read(evidence_file.MAX_FILE_BYTES + 1))
+            yield opened
     except OSError as error:
         raise BadEvidence(path=file, reason=error.strerror) from None
     except Malformed as error:
         raise BadEvidence(path=file, reason=error.facts["reason"]) from None
 
 
-def _check_contradiction(file: Path, raw: bytes) -> int:
+def _check_contradiction(raw: bytes) -> list[str]:
     if _PAGE.match(raw):
         raise Malformed(reason="it was exported without --proof, and anybody can write such a file")
     found = evidence_file.unpack(raw)
@@ -95,21 +119,18 @@ def _check_contradiction(file: Path, raw: bytes) -> int:
     if proof is None:
         raise Malformed(reason="the signatures or the chain in it do not hold")
     said = _SAYS[proof].format(earlier=found.earlier.n, later=found.later.n)
-    shown = screen()
-    shown.line(f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.")
-    shown.line(
+    return [
+        f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.",
         "Not proved: which of the two is the true one, who was shown which, or anything a member "
-        "did. It binds only those whose invite has that log key."
-    )
-    for room in _rooms_of(found):
-        shown.line(safe_line(f"That is the server of your room {room}."))
-    return Exit.OK
+        "did. It binds only those whose invite has that log key.",
+        *(f"That is the server of your room {room}." for room in _rooms_of(found)),
+    ]
 
 
 # ---- exports ----
 
 
-def _check_export(file: Path, opened: BinaryIO, access: Access) -> int:
+def _check_export(file: Path, opened: BufferedReader, access: Access) -> _Told:
     recheck = Recheck(opened)
     opening = recheck.opening
     profile = own_profile()
@@ -118,16 +139,12 @@ def _check_export(file: Path, opened: BinaryIO, access: Access) -> int:
         recheck.compare(record)
     keys = _keys_of(file, profile, record, opening, access)
     checked = recheck.run(keys, lambda n: count_up("Checking", n, opening.last))
-    shown = screen()
-    for line in _what_holds(opening, checked, record, with_texts=keys is not None):
-        shown.line(safe_line(line))
+    lines = list(_what_holds(opening, checked, record, with_texts=keys is not None))
     accepted_n = record.accepted_n if record else 0
     for finding in checked.findings:
         if finding.blame is Blame.SERVER and not finding.n <= accepted_n:
-            raise ExportAccuses(path=file, text=finding.text)
-    if keys is None:
-        raise TextsUnchecked(path=file, room=opening.room)
-    return Exit.OK
+            return _Told(lines, ExportAccuses(path=file, text=finding.text))
+    return _Told(lines, None if keys else TextsUnchecked(path=file, room=opening.room))
 
 
 def _keys_of(

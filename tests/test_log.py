@@ -658,6 +658,55 @@ def test_expiry_that_meets_damage_in_a_room_names_it(guarded: GuardedLog, tmp_pa
     assert guarded.read(OTHER, 150, 150)[0].envelope is None
 
 
+ASKED: dict[str, Callable[[GuardedLog], object]] = {
+    "read": lambda log: log.read(ROOM, 100, 100),
+    "hash_at": lambda log: log.hash_at(ROOM, 100),
+    "weight": lambda log: log.weight(ROOM, 50, 100),
+    "first_kept": lambda log: log.first_kept(ROOM, 1, 10_000_000),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_whatever_is_asked_of_a_damaged_page_names_the_room(
+    guarded: GuardedLog, tmp_path: Path, asked: Callable[[GuardedLog], object]
+) -> None:
+    entries = true_addition(ROOM, 1, 200).entries
+    spoil_pages(log_path(tmp_path), LEAF_OF_A_TABLE, entries[99].id)
+    with pytest.raises(RoomDamaged, match="SQLITE_CORRUPT") as caught:
+        asked(guarded)
+    assert caught.value.room == ROOM
+
+
+@pytest.mark.parametrize("column", [1, 2], ids=["id", "hash"])
+def test_bytes_that_became_a_text_are_damage(
+    guarded: GuardedLog, tmp_path: Path, column: int
+) -> None:
+    """One bit in the head of a row; what they hold is no text, which is said in other words."""
+    content = bytearray(log_path(tmp_path).read_bytes())
+    before_its_values = content.find(true_addition(ROOM, 1, 100).entries[-1].id)
+    head = content.rfind(b"\x00\x4c\x4c", 0, before_its_values)  # a key, and twice 32 bytes
+    content[head + column] ^= 1
+    log_path(tmp_path).write_bytes(content)
+    for asked in (ASKED["read"], ASKED["hash_at"]):
+        with pytest.raises(RoomDamaged, match="a text in it is none"):
+            asked(guarded)
+
+
+def test_a_hash_that_does_not_follow_is_not_given_out(guarded: GuardedLog, tmp_path: Path) -> None:
+    """Neither it nor the next one, for which it vouches; a row that is gone has none."""
+    connection = sqlite3.connect(log_path(tmp_path))
+    with connection:
+        connection.execute("UPDATE entries SET hash = x'00' WHERE place = 1 << 40 | 50")
+        connection.execute("DELETE FROM entries WHERE place = 1 << 40 | 100")
+    connection.close()
+    entries = true_addition(ROOM, 1, 200).entries
+    for n in (50, 51, 100, 101):
+        with pytest.raises(RoomDamaged, match=f"at message {n}: "):
+            guarded.hash_at(ROOM, n)
+    for n in (1, 49, 52, 99, 102, 200):
+        assert guarded.hash_at(ROOM, n) == entries[n - 1].hash
+
+
 def test_damage_in_the_index_of_ids_is_no_rooms_own(guarded: GuardedLog, tmp_path: Path) -> None:
     """Neither when an id is looked for, nor when one is added."""
     ids = [entry.id for entry in true_addition(ROOM, 1, 200).entries]

@@ -120,6 +120,12 @@ def test_without_a_folder_the_pages_are_where_man_looks(
     assert page.read_text("ascii").startswith('.TH "ZCHAT')
 
 
+def test_where_nobody_is_at_home_a_folder_has_to_be_named(tmp_path: Path) -> None:
+    done = zchat(tmp_path / "home", "man", XDG_DATA_HOME="~no-such-user")
+    assert done.returncode == Exit.USAGE
+    assert "~no-such-user is nobody's; name a FOLDER" in done.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """A file in its place, or above it: a sentence, and no traceback. Any other will do."""
     file = tmp_path / "file"

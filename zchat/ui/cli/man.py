@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from zchat import __version__
+from zchat.errors import Usage
 from zchat.files import storage_errors
 from zchat.ui.cli.common import say
 from zchat.ui.cli.manual import TOPICS
@@ -52,7 +53,10 @@ def man(context: click.Context, folder: Path | None) -> None:
 def _own_folder() -> Path:
     """Beside the folder of one's own programs: there `man` looks on Linux and on macOS."""
     shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(shared).expanduser() / "man" / "man1"
+    try:
+        return Path(shared).expanduser() / "man" / "man1"
+    except RuntimeError:  # "~" of nobody
+        raise Usage(reason=f"{shared} is nobody's; name a FOLDER for the pages") from None
 
 
 def pages(root: click.Group) -> Iterator[tuple[str, str]]:

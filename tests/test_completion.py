@@ -44,7 +44,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[
     """Alice knows rooms with odd names besides the lobby, where bob and she have spoken."""
     with world(tmp_path_factory.mktemp("rooms") / "world", template) as here:
         for name in ("alice", "bob"):
-            here.run(name, "send", here.broker.invite(), "hello", "--name", name)
+            here.run(name, "send", here.broker.invite(), "hello")
         here.run("alice", "tail", "lobby")
         vault = Vault(member_folder(here.home("alice"), "alice"))
         (known,) = vault.rooms()
@@ -153,6 +153,13 @@ class Shell:
         return [line.split("\x1f")[:-1] for line in text.split("\x1e")[:-1]]
 
 
+BY_SHELL = {  # what each of them would take for something else
+    "bash": [("ops:alerts", "ops:a"), ("x*y", "x"), ('q"u"ote', "'q")],
+    "zsh": [("ops:alerts", "ops:a"), ("two;three", "two")],
+    "fish": [("a,b", "a,"), ("two;three", "two")],
+}
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_tab_completes_and_nothing_in_a_name_is_obeyed(rooms: World, name: str) -> None:
     """Whatever a room is called, the program gets that name, and no other program anything."""
@@ -161,21 +168,12 @@ def test_tab_completes_and_nothing_in_a_name_is_obeyed(rooms: World, name: str) 
     shell = Shell(name, rooms)
     try:
         assert shell.run("zchat ta\tlob\t") == ["tail", "lobby"]
-        assert shell.run("zchat tail lob\t--exec-t\t7") == ["tail", "lobby", "--exec-timeout", "7"]
         assert shell.run("zchat search lobby --from alice,b\t") == [
             *("search", "lobby", "--from", "alice,bob")
         ]
         (shell.folder / "proof.json").touch()
         assert shell.run("zchat evidence check pro\t") == ["evidence", "check", "proof.json"]
-        for room, typed in (
-            ("$(id>owned)", r"\$"),
-            ("it's", "it"),
-            ("two;three", "two"),
-            ("ops:alerts", "ops:a"),
-            ("a,b", "a,"),
-            ("x*y", "x"),
-            ('q"u"ote', "'q"),
-        ):
+        for room, typed in (("$(id>owned)", r"\$"), ("it's", "it"), *BY_SHELL[name]):
             assert shell.run(f"zchat tail {typed}\t") == ["tail", room]
         assert not (shell.folder / "owned").exists()
     finally:

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
+from tests.conftest import Inside
 from tests.processes import World
 from zchat.ui.fold import INDENT, folded, hanging
 from zchat.ui.ink import coloured, wants_colour
@@ -70,48 +71,36 @@ def test_who_says_whether_there_are_colours(
 COLOUR = re.compile(r"\x1b\[0;3[1-6]m")
 
 
-def test_names_have_colours_where_colours_are_wanted(here: World) -> None:
+def test_names_have_colours_where_colours_are_wanted(here: World, inside: Inside) -> None:
     """In a terminal, or by --color always; never in plain mode unasked; JSON has none at all."""
-    invite = here.broker.invite()
-    assert here.run("bob", "send", invite, "hello").returncode == 0
-    here.run("alice", "tail", invite)
+    invite, home = here.broker.invite(), here.home("alice")
+    assert inside(here.home("bob"), "send", invite, "hello").returncode == 0
+    inside(home, "tail", invite)
     for words in (["tail", "lobby"], ["search", "lobby", "hello"], ["members", "lobby"]):
-        plain = here.run("alice", *words).stdout
+        plain = inside(home, *words).stdout
         assert "\x1b" not in plain
-        always = here.run("alice", *words, "--color", "always", NO_COLOR="1").stdout
+        always = inside(home, *words, "--color", "always", NO_COLOR="1").stdout
         assert COLOUR.search(always)
         assert re.sub(r"\x1b\[[0-9;]*m", "", always) == plain
-        assert "\x1b" not in here.run("alice", *words, "--json", "--color", "always").stdout
-    for more, no_colour, has_colours in (
-        ([], "", True),
-        ([], "1", False),
-        (["--color", "never"], "", False),
-    ):
-        terminal = here.terminal("alice", "tail", "lobby", *more, NO_COLOR=no_colour)
+        assert "\x1b" not in inside(home, *words, "--json", "--color", "always").stdout
+    for more, has_colours in (([], True), (["--color", "never"], False)):
+        terminal = here.terminal("alice", "tail", "lobby", *more, NO_COLOR="")
         assert terminal.wait() == 0
         assert bool(COLOUR.search(terminal.raw.decode())) is has_colours
+    always = here.run("alice", "join", "lobby", "--color", "always", FORCE_COLOR="").stdout
+    assert COLOUR.search(always)
     joined = here.run("alice", "join", "lobby").stdout
-    assert joined.endswith(": hello\n")
-    assert "\x1b" not in joined
-    assert COLOUR.search(here.run("alice", "join", "lobby", "--color", "always").stdout)
+    assert joined == re.sub(r"\x1b\[[0-9;]*m", "", always)
 
 
-@pytest.mark.parametrize(
-    ("more", "no_colour", "has_colours"),
-    [
-        ([], "", True),
-        ([], "1", False),
-        (["--color", "never"], "", False),
-        (["--color", "always"], "1", True),
-    ],
-)
-def test_the_chat_has_colours_where_they_are_wanted(
-    here: World, more: list[str], no_colour: str, has_colours: bool
+@pytest.mark.parametrize(("more", "has_colours"), [([], False), (["--color", "always"], True)])
+def test_in_the_chat_as_well_what_was_asked_for_goes_before_no_color(
+    here: World, inside: Inside, more: list[str], has_colours: bool
 ) -> None:
     """The prompt, bold and cursor stay as they are."""
     invite = here.broker.invite()
-    assert here.run("bob", "send", invite, "hello").returncode == 0
-    alice = here.terminal("alice", "join", invite, "--name", "alice", *more, NO_COLOR=no_colour)
+    assert inside(here.home("bob"), "send", invite, "hello").returncode == 0
+    alice = here.terminal("alice", "join", invite, "--name", "alice", *more, NO_COLOR="1")
     alice.expect(": hello$")
     alice.expect("^>")
     alice.type("/quit\r")
@@ -136,11 +125,11 @@ def modules_of(rows: list[str]) -> list[list[int]]:
     return [[1 - pair[half] for pair in row] for row in pairs for half in (0, 1)]
 
 
-def test_the_invite_is_drawn_as_the_code_of_its_line(here: World) -> None:
+def test_the_invite_is_drawn_as_the_code_of_its_line(here: World, inside: Inside) -> None:
     """Module for module, within light ones; as wide on every row; nothing else is in it."""
     invite = here.broker.invite()
-    here.run("alice", "tail", invite)
-    done = here.run("alice", "invite", "lobby", "--qr")
+    inside(here.home("alice"), "tail", invite)
+    done = inside(here.home("alice"), "invite", "lobby", "--qr")
     assert done.returncode == 0
     assert "The passphrase is not in it" in done.stderr
     modules = modules_of(done.stdout.splitlines())
@@ -152,10 +141,10 @@ def test_the_invite_is_drawn_as_the_code_of_its_line(here: World) -> None:
     assert len(done.stdout.splitlines()) < 24
 
 
-def test_a_code_is_black_on_white_in_any_terminal(here: World) -> None:
+def test_a_code_is_black_on_white_in_any_terminal(here: World, inside: Inside) -> None:
     """Set outright, row for row; where it has no room or no blocks there is none."""
-    here.run("alice", "tail", here.broker.invite())
-    plain = here.run("alice", "invite", "lobby", "--qr").stdout.splitlines()
+    inside(here.home("alice"), "tail", here.broker.invite())
+    plain = inside(here.home("alice"), "invite", "lobby", "--qr").stdout.splitlines()
     terminal = here.terminal("alice", "invite", "lobby", "--qr", columns=80, rows=40)
     assert terminal.wait() == 0
     assert [row[: len(plain[0])] for row in terminal.screen.display[: len(plain)]] == plain
@@ -169,9 +158,9 @@ def test_a_code_is_black_on_white_in_any_terminal(here: World) -> None:
     assert "needs blocks" in ascii_only.stderr
 
 
-def test_an_invite_as_an_object(here: World) -> None:
+def test_an_invite_as_an_object(here: World, inside: Inside) -> None:
     """And either an object or a code."""
-    here.run("alice", "tail", here.broker.invite())
-    row = json.loads(here.run("alice", "invite", "lobby", "--json").stdout)
+    inside(here.home("alice"), "tail", here.broker.invite())
+    row = json.loads(inside(here.home("alice"), "invite", "lobby", "--json").stdout)
     assert row == {"v": 1, "room": "lobby", "member": "alice", "invite": here.broker.invite()}
-    assert here.run("alice", "invite", "lobby", "--json", "--qr").returncode == 2
+    assert inside(here.home("alice"), "invite", "lobby", "--json", "--qr").returncode == 2

@@ -1,8 +1,10 @@
 """The program as other programs use it: a command per message, waiting to be seen, cron.
 
-Rules of this file: real processes; what a command was given is what it wrote down itself.
+Rules of this file: a real server and real members; what a command was given is
+what it wrote down itself.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -11,16 +13,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for
+from tests.conftest import Inside
+from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for, world
 from tests.test_docs import all_commands, command_at
-from tests.test_hostile_text import OBEYED, say
+from tests.test_hostile_text import OBEYED
+from tests.test_hostile_text import _say as say_as
 from zchat.ui.cli import bench
+from zchat.ui.cli import tail as tail_command
 from zchat.ui.cli.main import cli
 from zchat.ui.cli.manual import TOPICS
 from zchat.ui.schema import OBJECTS
@@ -53,52 +57,59 @@ def written_down(path: Path) -> list[tuple[dict[str, str], str]]:
 
 
 def follow(here: World, name: str, *arguments: str, **env: str) -> Running:
-    """`tail -f` of a member, once it is there."""
+    """`tail -f` of a member."""
     running = Running(here.home(name), "tail", "lobby", "-f", *arguments, label="tail", **env)
     here._running.append(running)
     return running
 
 
-def ready(here: World, name: str, *others: str) -> None:
-    """These members know the room's server."""
-    for member in (name, *others):
-        done = here.run(member, "send", here.broker.invite(), f"I am {member}", "--name", member)
-        assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[World]:
+    """A room in which alice and bob have spoken; tests add to it, and look behind what was."""
+    with world(tmp_path_factory.mktemp("talk") / "world", template) as made:
+        for member in ("alice", "bob"):
+            done = made.run(member, "send", made.broker.invite(), f"I am {member}")
+            assert done.returncode == 0, done.stderr
+        yield made
 
 
-def test_a_command_is_run_for_each_message_with_its_fields_and_its_text(here: World) -> None:
+def add(here: World, inside: Inside, said: list[tuple[str, str]]) -> str:
+    """Bob says these texts under these names; the place behind which they stand."""
+    last = inside(here.home("bob"), "tail", "lobby", "--last", "1", "--json").stdout
+    asyncio.run(say_as(here.home("bob"), "bob", "lobby", said))
+    return str(json.loads(last)["n"])
+
+
+def test_a_command_is_run_for_each_message_with_its_fields_and_its_text(
+    talk: World, tmp_path: Path, inside: Inside
+) -> None:
     """In order, word for word, the same fields as in JSON; nothing of it can be a command."""
-    out = here.folder / "out"
-    ready(here, "alice")
+    out = tmp_path / "out"
     texts = [*OBEYED.values(), "$(touch owned) `id` '; exit 3 #", "two\nlines\n", "last"]
     names = ["bob", "() { :;}; echo owned", "-n", "$HOME", "'\"\\", "bob\u202e\u200b"]
     said = [(names[i % len(names)], text) for i, text in enumerate(texts)]
-    say(here, "bob", said)
-    command = script(here.folder, WRITES_DOWN)
-    arguments = ["tail", "lobby", "--after", "1"]
-    done = here.run("alice", *arguments, "--exec", command, OUT=str(out))
+    arguments = ["tail", "lobby", "--after", add(talk, inside, said)]
+    command = script(tmp_path, WRITES_DOWN)
+    done = inside(talk.home("alice"), *arguments, "--exec", command, OUT=str(out))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     got = written_down(out)
     assert [(fields["MESSAGE_NAME"], text) for fields, text in got] == [
         (name, f"{text}\n") for name, text in said
     ]
-    rows = map(json.loads, here.run("alice", *arguments, "--json").stdout.splitlines())
-    for (fields, _), row in zip(got, rows, strict=True):
+    printed = inside(talk.home("alice"), *arguments, "--json").stdout
+    for (fields, _), row in zip(got, map(json.loads, printed.splitlines()), strict=True):
         del row["v"], row["text"]
         plain = {True: "1", False: "0", None: ""}
         expected = {f"MESSAGE_{key.upper()}": plain.get(row[key], row[key]) for key in row}
         assert fields == {key: str(value) for key, value in expected.items()}
 
 
-def test_with_json_the_command_reads_one_object(here: World) -> None:
+def test_with_json_the_command_reads_one_object(talk: World, inside: Inside) -> None:
     """What the command prints is all that is printed."""
-    ready(here, "alice", "bob")
-    done = here.run("alice", "tail", "lobby", "--json", "--others", "--exec", "jq -r .text")
-    if done.returncode:
-        done = here.run("alice", "tail", "lobby", "--json", "--others", "--exec", "cat")
-        assert [json.loads(done.stdout)["text"]] == ["I am bob"]
-    else:
-        assert done.stdout == "I am bob\n"
+    after = add(talk, inside, [("bob", "the text")])
+    arguments = ["--after", after, "--json", "--others", "--exec", "cat"]
+    done = inside(talk.home("alice"), "tail", "lobby", *arguments)
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the text"]
 
 
 MISHAPS = """\
@@ -113,22 +124,23 @@ esac
 
 
 def test_a_command_that_fails_or_hangs_is_told_and_the_next_message_has_its_turn(
-    here: World,
+    talk: World, tmp_path: Path, inside: Inside
 ) -> None:
     """Every message has its turn once; who hangs is ended, with what it started; exit 1."""
-    out = here.folder / "pid"
-    ready(here, "alice")
-    lines = "one\nfail\ntwo\ndie\nthree\nhang\nfour\n"
-    assert here.run("alice", "send", "lobby", stdin=lines).returncode == 0
-    command = script(here.folder, MISHAPS)
-    arguments = ["tail", "lobby", "--after", "1", "--exec", command, "--exec-timeout", "0.5"]
-    done = here.run("alice", *arguments, OUT=str(out))
-    assert done.stdout.splitlines() == ["did 2", "did 4", "did 6", "did 8"]
+    out = tmp_path / "pid"
+    after = add(
+        talk, inside, [("bob", text) for text in ("one", "fail", "two", "die", "hang", "last")]
+    )
+    n = [int(after) + number for number in range(7)]
+    command = script(tmp_path, MISHAPS)
+    arguments = ["--after", after, "--exec", command, "--exec-timeout", "0.5"]
+    done = inside(talk.home("alice"), "tail", "lobby", *arguments, OUT=str(out))
+    assert done.stdout.splitlines() == [f"did {n[1]}", f"did {n[3]}", f"did {n[6]}"]
     name = shlex.split(command)[0]
     assert done.stderr.splitlines() == [
-        f"zchat: {name} ended with 3 for #3",
-        f"zchat: {name} was ended by SIGKILL for #5",
-        f"zchat: {name} took longer than 0.5 s for #7, and was ended",
+        f"zchat: {name} ended with 3 for #{n[2]}",
+        f"zchat: {name} was ended by SIGKILL for #{n[4]}",
+        f"zchat: {name} took longer than 0.5 s for #{n[5]}, and was ended",
     ]
     assert done.returncode == 1
     assert not is_running(int(out.read_text()))
@@ -150,37 +162,58 @@ def is_running(pid: int) -> bool:
         ("/etc/passwd", "cannot be started for #1: Permission denied"),
     ],
 )
-def test_a_command_that_cannot_be_started_is_told(here: World, command: str, says: str) -> None:
+def test_a_command_that_cannot_be_started_is_told(
+    talk: World, inside: Inside, command: str, says: str
+) -> None:
     """For each message, and the code says that not all was done."""
-    ready(here, "alice")
-    done = here.run("alice", "tail", "lobby", "--exec", command)
+    done = inside(talk.home("alice"), "tail", "lobby", "--exec", command)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"zchat: {command} {says}\n"
+    assert done.stderr.startswith(f"zchat: {command} {says}\n")
 
 
-def test_a_command_line_that_is_none_is_refused(here: World) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--exec", "'unclosed"], ["--exec", " "], ["--exec-timeout", "3"]]
+)
+def test_a_command_line_that_is_none_is_refused(
+    talk: World, inside: Inside, arguments: list[str]
+) -> None:
     """Before anything is read."""
-    for arguments in (["--exec", "'unclosed"], ["--exec", " "], ["--exec-timeout", "3"]):
-        done = here.run("alice", "tail", "lobby", *arguments)
-        assert done.returncode == 2, arguments
-        assert done.stderr.startswith("zchat: ")
+    done = inside(talk.home("alice"), "tail", "lobby", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("zchat: ")
 
 
-def test_a_command_that_does_not_read_gets_the_next_message_all_the_same(here: World) -> None:
+def test_a_command_that_does_not_read_gets_the_next_message_all_the_same(
+    talk: World, inside: Inside
+) -> None:
     """64 KiB that nobody reads fill no pipe that anybody waits for."""
-    ready(here, "alice")
-    for _ in range(2):
-        assert here.run("alice", "send", "lobby", "x" * 65_536).returncode == 0
-    done = here.run("alice", "tail", "lobby", "--after", "1", "--exec", "echo did it")
+    after = add(talk, inside, [("bob", "x" * 65_536)] * 2)
+    arguments = ["--after", after, "--exec", "echo did it"]
+    done = inside(talk.home("alice"), "tail", "lobby", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (0, "did it\ndid it\n", "")
 
 
-def test_a_bot_answers_others_and_never_itself(here: World) -> None:
+def test_more_than_a_command_keeps_up_with_ends_the_tail(
+    talk: World, inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says behind which message to go on; here the bound is lower than it is."""
+    after = add(talk, inside, [("bob", "one"), ("bob", "two")])
+    monkeypatch.setattr(tail_command, "_MOST_WAITING", -1)
+    done = inside(talk.home("alice"), "tail", "lobby", "--after", after, "--exec", "true")
+    n = int(after) + 1
+    assert done.returncode == 1
+    assert re.search(
+        rf"^zchat: More comes in than 'true' keeps up with: .* behind #{n}\.$", done.stderr, re.M
+    )
+    assert f"--after {n}" in done.stderr
+
+
+def test_a_bot_answers_others_and_never_itself(talk: World, inside: Inside) -> None:
     """The echo bot of `zchat help scripting`; what was said before it came is left alone."""
-    ready(here, "alice", "bob")
     program = " ".join(map(shlex.quote, ZCHAT))
-    bot = follow(here, "alice", "--others", "--exec", f"{program} send lobby --whole -")
-    bob = here.join("bob", "--history", "0")
+    after = add(talk, inside, [("bob", "before")])
+    bot = follow(talk, "alice", "--others", "--exec", f"{program} send lobby --whole -")
+    bob = talk.join("bob", "--history", "0")
     bob.expect_note("alice.* is here")
     for text in ("one", "two"):
         bob.type(f"{text}\n")
@@ -189,9 +222,9 @@ def test_a_bot_answers_others_and_never_itself(here: World) -> None:
     assert bob.wait() == 0
     assert bot.end() == 143
     assert (bot.out, bot.err) == ("", "")
-    got = here.run("alice", "tail", "lobby", "--json").stdout
-    rows = [json.loads(line) for line in got.splitlines()]
-    said = sorted((row["name"], row["text"]) for row in rows[2:])
+    got = inside(talk.home("alice"), "tail", "lobby", "--json", "--after", after).stdout
+    rows = [json.loads(line) for line in got.splitlines()][1:]
+    said = sorted((row["name"], row["text"]) for row in rows)
     assert said == [(name, text) for name in ("alice", "bob") for text in ("one", "two")]
 
 
@@ -199,13 +232,12 @@ def test_a_bot_answers_others_and_never_itself(here: World) -> None:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )
 def test_a_signal_ends_the_tail_and_its_command(
-    here: World, number: signal.Signals, code: int
+    talk: World, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """Also a command that does not mind being asked to end."""
-    out = here.folder / "pid"
-    ready(here, "alice", "bob")
-    deaf = script(here.folder, '#!/bin/sh\ntrap "" TERM INT\necho $$ > "$OUT"\nsleep 600\n')
-    tail = follow(here, "alice", "--last", "1", "--exec", deaf, OUT=str(out))
+    out = tmp_path / "pid"
+    deaf = script(tmp_path, '#!/bin/sh\ntrap "" TERM INT\necho $$ > "$OUT"\nsleep 600\n')
+    tail = follow(talk, "alice", "--last", "1", "--exec", deaf, OUT=str(out))
     wait_for("the command runs", lambda: out.exists() and out.read_text().endswith("\n"))
     tail.process.send_signal(number)
     assert tail.wait() == code
@@ -213,58 +245,66 @@ def test_a_signal_ends_the_tail_and_its_command(
     assert not is_running(int(out.read_text()))
 
 
-def test_a_reader_that_has_enough_of_what_a_command_prints_ends_the_tail(here: World) -> None:
+def test_a_reader_that_has_enough_of_what_a_command_prints_ends_the_tail(
+    talk: World, inside: Inside
+) -> None:
     """As if the tail had printed it."""
-    ready(here, "alice")
-    assert here.run("alice", "send", "lobby", stdin="line\n" * 50).returncode == 0
+    after = add(talk, inside, [("bob", f"line {number}") for number in range(50)])
     program = " ".join(ZCHAT)
+    line = f"{program} tail lobby --after {after} --exec cat | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", f"{program} tail lobby --exec cat | head -1; echo ${{PIPESTATUS[0]}}"],
-        env=environment(here.home("alice")),
+        ["bash", "-c", line],
+        env=environment(talk.home("alice")),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.stdout.splitlines() == ["I am alice", "0"]
+    assert done.stdout.splitlines() == ["line 0", "0"]
     assert done.stderr == ""
 
 
 # ---- waiting to be seen ----
 
 
-def test_a_message_is_seen_once_another_members_program_holds_it(here: World) -> None:
+def test_a_message_is_seen_once_another_members_program_holds_it(
+    talk: World, inside: Inside
+) -> None:
     """Not by the server's receipt, not by one's own other programs; twice in a row, too."""
-    ready(here, "alice", "bob")
+    here, home = talk, talk.home("alice")
+    n = int(add(talk, inside, [("bob", "here I am")])) + 2
     seen = ["send", "lobby", "--wait", "seen", "--timeout"]
-    alone = here.run("alice", *seen, "0.5", "one")
+    alone = inside(home, *seen, "0.5", "one")
     assert alone.returncode == 6
-    assert alone.stderr.startswith("zchat: Stored as #3, and nobody else's program has shown")
+    assert alone.stderr.startswith(f"zchat: Stored as #{n}, and nobody else's program has shown")
     assert re.search(r"within 0.5 s to have it: not bob~[0-9a-f]{4}\.$", alone.stderr, re.M)
     own = here.join("alice")
     own.expect(": one$")
-    assert here.run("alice", *seen, "1", "two").returncode == 6
+    assert inside(home, *seen, "1", "two").returncode == 6
     own.end_input()
     assert own.wait() == 0
     bob = here.join("bob")
     bob.expect(": two$")
-    for text in ("three", "four"):
-        done = here.run("alice", *seen, "20", "-", stdin=f"{text}\nand {text}\n")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        bob.expect(f": and {text}$")
+    done = inside(home, *seen, "20", "three")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = here.run("alice", *seen, "20", "-", stdin="four\nand five\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    bob.expect(": and five$")
+    bob.end_input()
+    assert bob.wait() == 0
 
 
-def test_a_reply_shows_as_well_that_a_message_was_seen(here: World) -> None:
+def test_a_reply_shows_as_well_that_a_message_was_seen(here: World, inside: Inside) -> None:
     """A message counter-signs the log like a beat; nobody has spoken: that is said."""
     invite = here.broker.invite()
     arguments = ["send", invite, "--wait", "seen", "--name", "alice", "--timeout"]
-    alone = here.run("alice", *arguments, "0.5", "hello?")
+    alone = inside(here.home("alice"), *arguments, "0.5", "hello?")
     assert alone.returncode == 6
     assert "to have it: nobody else has spoken here yet." in alone.stderr
     waits = Running(here.home("alice"), *arguments, "30", "anybody?", label="waits")
     waits.end_input()
-    wait_for("it is stored", lambda: "anybody" in here.run("bob", "tail", invite).stdout)
-    assert here.run("bob", "send", invite, "yes").returncode == 0
+    wait_for("it is stored", lambda: "anybody" in inside(here.home("bob"), "tail", invite).stdout)
+    assert inside(here.home("bob"), "send", invite, "yes").returncode == 0
     assert waits.wait() == 0
 
 
@@ -380,15 +420,14 @@ PRINTED = {
 }
 
 
-def test_every_object_is_as_the_help_says(here: World) -> None:
+def test_every_object_is_as_the_help_says(talk: World, inside: Inside) -> None:
     """Each reading command prints at least one, of nothing but such objects."""
-    ready(here, "alice", "bob")
-    assert here.run("bob", "send", "lobby", "hello").returncode == 0
+    here = talk
+    add(here, inside, [("bob", "hello")])
     for name, command in PRINTED.items():
         home = here.broker.home if name == "broker audit" else here.home("alice")
-        with_home = CliRunner(env={"ZCHAT_HOME": str(home)})
-        done = with_home.invoke(cli, command.split(), catch_exceptions=False)
-        assert done.exit_code == 0, done.stderr
+        done = inside(home, *command.split())
+        assert done.returncode == 0, done.stderr
         assert done.stdout, name
         for line in done.stdout.splitlines():
             check_object(name, line)
@@ -498,13 +537,13 @@ for number, words in enumerate(json.loads(sys.argv[1])):
 """
 
 
-def test_every_command_is_quiet_where_nobody_reads_on(here: World) -> None:
+def test_every_command_is_quiet_where_nobody_reads_on(
+    talk: World, tmp_path: Path, inside: Inside
+) -> None:
     """Exit 0, nothing on stderr but what is for people: as `| head -1` needs it."""
-    ready(here, "alice", "bob")
     assert set(PRINTS) == {" ".join(path) for path in all_commands(cli)}
-    home, told = here.home("alice"), here.folder / "told"
-    proof = here.folder / "ops.jsonl"
-    assert here.run("alice", "export", "lobby", "--proof", "-o", str(proof)).returncode == 0
+    home, told, proof = talk.home("alice"), tmp_path / "told", tmp_path / "ops.jsonl"
+    assert inside(home, "export", "lobby", "--proof", "-o", str(proof)).returncode == 0
     lines = [[str(proof) if word == "PROOF" else word for word in line] for line in printing()]
     done = subprocess.run(
         [sys.executable, "-c", IN_CHILDREN, json.dumps(lines), str(told)],

@@ -4,49 +4,50 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import World, zchat
+from tests.conftest import Inside
+from tests.processes import World
 
 CONFIG = Path(__file__).parent.parent / "config"
 
 
 @pytest.mark.parametrize("kind", ["broker", "member"])
 def test_a_file_of_settings_is_written_once_and_is_the_projects_own(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, inside: Inside
 ) -> None:
     """It is what stands in config/, it checks, and a second init leaves it alone."""
     home = tmp_path / "home"
-    written = zchat(home, "config", "init", kind)
+    written = inside(home, "config", "init", kind)
     assert written.returncode == 0, written.stderr
-    path = Path(zchat(home, "config", "path", kind).stdout.strip())
+    path = Path(inside(home, "config", "path", kind).stdout.strip())
     assert path.read_bytes() == (CONFIG / f"{kind}.toml").read_bytes()
-    assert zchat(home, "config", "check").returncode == 0
+    assert inside(home, "config", "check").returncode == 0
     path.write_text("histroy = 3\n" if kind == "member" else "litsen = ''\n")
-    again = zchat(home, "config", "init", kind)
+    again = inside(home, "config", "init", kind)
     assert (again.returncode, "stays as it is" in again.stderr) == (1, True)
-    wrong = zchat(home, "config", "check")
+    wrong = inside(home, "config", "check")
     assert (wrong.returncode, "did you mean" in wrong.stderr) == (1, True)
 
 
-def test_settings_are_shown_with_where_they_come_from(tmp_path: Path) -> None:
+def test_settings_are_shown_with_where_they_come_from(tmp_path: Path, inside: Inside) -> None:
     """Environment over file over default."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "member.toml").write_text('history = 7\nname = "alice"\n')
-    shown = zchat(home, "config", "show", "member", "--origin", ZCHAT_HISTORY="9").stdout
+    shown = inside(home, "config", "show", "member", "--origin", ZCHAT_HISTORY="9").stdout
     assert "history = 9  # environment ZCHAT_HISTORY" in shown
     assert f'name = "alice"  # file {home / "member.toml"}' in shown
     assert "timeout_s = 30.0  # default" in shown
 
 
-def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path) -> None:
+def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path, inside: Inside) -> None:
     """The list of topics names them all."""
-    listed = zchat(tmp_path, "help").stdout.partition("Topics: ")[2].partition(".")[0]
+    listed = inside(tmp_path, "help").stdout.partition("Topics: ")[2].partition(".")[0]
     for topic in listed.split(", "):
-        assert len(zchat(tmp_path, "help", topic).stdout.splitlines()) > 3
-    unknown = zchat(tmp_path, "help", "cooking")
+        assert len(inside(tmp_path, "help", topic).stdout.splitlines()) > 3
+    unknown = inside(tmp_path, "help", "cooking")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert all(topic in unknown.stderr for topic in listed.split(", "))
-    assert zchat(tmp_path, "help", "tail").stdout == zchat(tmp_path, "tail", "--help").stdout
+    assert inside(tmp_path, "help", "tail").stdout == inside(tmp_path, "tail", "--help").stdout
 
 
 MISTYPED = [
@@ -63,30 +64,30 @@ MISTYPED = [
 ]
 
 
-def test_what_is_mistyped_is_asked_back(here: World) -> None:
+def test_what_is_mistyped_is_asked_back(here: World, inside: Inside) -> None:
     """Commands, options, topics, rooms: the nearest is named, and nothing is made."""
-    here.run("alice", "tail", here.broker.invite())
+    inside(here.home("alice"), "tail", here.broker.invite())
     members = here.home("alice") / "members"
     before = sorted(path.name for path in members.iterdir())
     for command, code, says in MISTYPED:
-        done = here.run("alice", *command)
+        done = inside(here.home("alice"), *command)
         assert (done.returncode, done.stdout) == (code, ""), command
         assert says in done.stderr, command
     assert sorted(path.name for path in members.iterdir()) == before
-    assert "Did you mean" not in here.run("alice", "tail", "quite-another").stderr
+    assert "Did you mean" not in inside(here.home("alice"), "tail", "quite-another").stderr
 
 
-def test_a_mistyped_room_makes_no_member(tmp_path: Path) -> None:
+def test_a_mistyped_room_makes_no_member(tmp_path: Path, inside: Inside) -> None:
     """In an empty profile, nothing at all."""
     for command in ("tail", "send", "invite", "forget"):
-        assert zchat(tmp_path / "home", command, "lobby", "--name", "x").returncode == 1
+        assert inside(tmp_path / "home", command, "lobby", "--name", "x").returncode == 1
     assert not (tmp_path / "home").exists()
 
 
-def test_where_a_server_runs_another_room_may_be_meant(here: World) -> None:
+def test_where_a_server_runs_another_room_may_be_meant(here: World, inside: Inside) -> None:
     """It is asked back, and goes on."""
-    here.run("alice", "tail", here.broker.invite())
+    inside(here.home("alice"), "tail", here.broker.invite())
     (here.home("alice") / "broker").symlink_to(here.broker.home / "broker")
-    done = here.run("alice", "tail", "loby")
+    done = inside(here.home("alice"), "tail", "loby")
     assert done.returncode == 2
     assert "No room 'loby' is known here yet. Did you mean 'lobby'?" in done.stderr

@@ -20,6 +20,10 @@ from typing import TypeVar
 import pexpect
 import pyte
 
+HERE = Path(__file__).parent.parent
+MADE = re.compile(
+    r"__pycache__|build|dist|\.(git|venv|venv\.lock|coverage.*|\w+_cache|hypothesis)|.*info"
+)
 PASSPHRASE = "otter-basin-scarf-pencil-dug-wick"
 PATIENCE_S = 30.0
 ZCHAT = [sys.executable, "-m", "zchat"]
@@ -48,6 +52,21 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "ZCHAT_KEYRING_S": "0",  # that of whoever runs the tests is none of their business
     }
     return {**inherited, **own, **more}
+
+
+def project_files() -> list[Path]:
+    """The project's files: those that git knows; where there is no git, all that were not made."""
+    if not (HERE / ".git").exists() or shutil.which("git") is None:
+        return walked_files()
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=HERE, check=True, capture_output=True)
+    paths = [HERE / name for name in done.stdout.decode().split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def walked_files() -> list[Path]:
+    """The project's files as an archive has them."""
+    paths = (path for path in HERE.rglob("*") if path.is_file())
+    return [path for path in paths if not any(map(MADE.fullmatch, path.relative_to(HERE).parts))]
 
 
 def zchat(

@@ -7,7 +7,6 @@ what is looked for in all files is looked for in this one as well.
 import ast
 import functools
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import dev
+from tests.processes import project_files, walked_files
 from zchat.config import BrokerConfig, MemberConfig
 from zchat.protocol import limits
 from zchat.ui.cli.main import _SECTIONS, cli
@@ -44,9 +44,7 @@ def name_of(path: Path) -> str:
 @functools.cache
 def tracked() -> list[Path]:
     """Every text file of the project."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=HERE, check=True, capture_output=True)
-    paths = [HERE / name for name in done.stdout.decode().split("\0") if name]
-    return [path for path in paths if path.is_file()]
+    return project_files()
 
 
 def paragraphs(text: str) -> list[str]:
@@ -424,6 +422,11 @@ def places_named(path: Path) -> list[str]:
 
 def registries(text: str) -> list[str]:
     return re.findall(r"(?i)\bpyp[i]\b|pythonh[o]sted|\banacond[a]\b", text)
+
+
+def test_without_git_the_same_files_are_looked_at() -> None:
+    """And whatever else somebody has left there."""
+    assert set(tracked()) <= set(walked_files())
 
 
 def test_nothing_depends_on_a_place() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE_S, wait_for
+from tests.processes import PATIENCE_S, project_files, wait_for
 
 HERE = Path(__file__).parent.parent
 DEV = HERE / "dev.py"
@@ -169,13 +169,10 @@ class Checkout:
 
 def copy_tracked_files(folder: Path) -> None:
     """What somebody who clones this state gets."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=HERE, check=True, capture_output=True, text=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (HERE / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(HERE / name, folder / name)
+    for path in project_files():
+        copy = folder / path.relative_to(HERE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Rules of this file: a receipt counts only if its ids fold into its head; a conne
 is replaced.
 """
 
+import contextlib
 import os
 import time
 from typing import NamedTuple
@@ -82,7 +83,8 @@ class Line:
             self.socket.setsockopt(option, value)
         self._made_at = time.monotonic()
         self.socket.connect(target.endpoint)
-        self.say(encode(Hello(1, protocol, "bare")))
+        with contextlib.suppress(zmq.Again):  # nobody listens there: then it stays silent
+            self.say(encode(Hello(1, protocol, "bare")))
 
     @property
     def is_silent(self) -> bool:

@@ -172,7 +172,8 @@ class Visit:
         if self.room.record.is_unsure and (self.room.checked.n or isinstance(what, Composed)):
             self.room.remember(is_unsure=False)
         if isinstance(what, ServerSays):
-            self.refusal = what if what.code in _LIMIT_CODES else self.refusal
+            is_damage = what.code == "storage" and what.text  # a full disk comes without a text
+            self.refusal = what if what.code in _LIMIT_CODES or is_damage else self.refusal
         elif isinstance(what, Progress):
             self.caught_up = what.caught_up
         elif isinstance(what, Connection):

@@ -1,11 +1,14 @@
 """`zchat config` and `help`, and what is mistyped, as a user runs them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Inside
 from tests.processes import World
+from zchat.ui.cli.manual import TOPICS, laid_out
+from zchat.ui.schema import OBJECTS
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -48,6 +51,22 @@ def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path, inside:
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert all(topic in unknown.stderr for topic in listed.split(", "))
     assert inside(tmp_path, "help", "tail").stdout == inside(tmp_path, "tail", "--help").stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_is_laid_out_for_its_terminal(topic: str, columns: int) -> None:
+    """No word is lost, no line too long but a command's, which stays in one piece."""
+    shown = laid_out(TOPICS[topic], columns)
+    assert shown.split() == TOPICS[topic].split()
+    for line in shown.splitlines():
+        assert len(line) <= columns or (line in TOPICS[topic] and "zchat " in line), line
+
+
+def test_the_help_of_scripting_names_every_field(inside: Inside, tmp_path: Path) -> None:
+    """Those that a command is given."""
+    told = set(re.findall(r"^MESSAGE_(\w+)", inside(tmp_path, "help", "scripting").stdout, re.M))
+    assert {name.lower() for name in told} == set(OBJECTS["tail"]) - {"v", "text"}
 
 
 MISTYPED = [

@@ -109,5 +109,5 @@ def explained() -> str:
 
 def _row(name: str, fields: dict[str, str]) -> str:
     said = ", ".join(f"{field}{_TIED}{kind}" for field, kind in fields.items())
-    rows = textwrap.fill(f"{name:<15}{said}", 98, subsequent_indent=" " * 15)
+    rows = textwrap.fill(f"{name:<15}{said}", 80, subsequent_indent=" " * 15)
     return rows.replace(_TIED, " ")

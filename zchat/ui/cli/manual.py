@@ -3,10 +3,13 @@
 Rules of this file: a topic is paragraphs; what looks like a table is one, in `zchat man`, too.
 """
 
+import re
+import textwrap
+
 import click
 
 from zchat.errors import NoTopic, did_you_mean
-from zchat.ui.cli.common import data
+from zchat.ui.cli.common import data, terminal_columns
 from zchat.ui.cli.shells import SHELLS
 from zchat.ui.schema import explained
 
@@ -86,22 +89,60 @@ the outbox and goes out with the next send or join. Data is on stdout, words for
 With --wait seen it ends with 0 only once another member's program has shown that it holds all of
 it, which the server cannot feign; with 6 if that took longer than --timeout.
 
-A command for each message:   zchat tail ops -f --others --exec ./bot.sh
+For a command for each message there is --exec:
+
+    zchat tail ops -f --others --exec ./bot.sh
+
 It is split as a shell would split it, and started without one. On its stdin is the text (with
 --json the whole object), in its environment every other field of zchat help json:
-  MESSAGE_ROOM MESSAGE_N MESSAGE_ID MESSAGE_KIND MESSAGE_STATUS MESSAGE_REPLY_TO
-  MESSAGE_SENT_AT MESSAGE_RECEIVED_AT
-  MESSAGE_SENDER (a key)   MESSAGE_NAME (anybody can take any name)
-  MESSAGE_VERIFIED MESSAGE_OWN (1 or 0)
+
+MESSAGE_ROOM         the room's name
+MESSAGE_N            its place in the log
+MESSAGE_ID           what another one would answer it by
+MESSAGE_SENDER       its author's key
+MESSAGE_NAME         what its author goes by; anybody can take any name
+MESSAGE_OWN          1 if you said it, else 0
+MESSAGE_VERIFIED     1 if you compared keys with its author, else 0
+MESSAGE_SENT_AT      by its author's clock
+MESSAGE_RECEIVED_AT  by yours
+MESSAGE_KIND         text; with --all also unknown, unreadable
+MESSAGE_REPLY_TO     the id of what it answers; empty for none
+MESSAGE_STATUS       stored, late or clock
+
 One runs at a time, in log order. One that is missing, fails, or takes longer than --exec-timeout
-is told on stderr, and the next message has its turn; without -f the end is then exit 1. It runs
-for what comes from now on; a bot that keeps the last MESSAGE_N goes on with --after N.
---others leaves out your own messages, so that a bot does not answer itself. An echo:
+is told on stderr, and the next message has its turn; without -f the end is then exit 1. With -f it
+runs for what comes from now on; a bot that keeps the last MESSAGE_N goes on with --after N.
+
+--others leaves out your own messages, so that a bot does not answer itself. This is an echo (two
+of them in one room answer each other for ever):
+
     zchat tail ops -f --others --exec 'zchat send ops --whole -'
-(Two such bots in one room answer each other for ever.)
 
 Topics: exit-codes, json, environment.""",
 }
+
+
+def laid_out(text: str, columns: int) -> str:
+    """A topic for a terminal that is narrower than its lines."""
+    return "\n\n".join(_paragraph(part, columns) for part in text.split("\n\n"))
+
+
+def _paragraph(text: str, columns: int) -> str:
+    """Prose is filled; a row of a table goes on below its own text; a command stays as it is."""
+    lines = text.splitlines()
+    if max(map(len, lines)) <= columns:
+        return text
+    if not any(re.search(r"^ |\S {2,}\S", line) for line in lines):
+        return textwrap.fill(" ".join(lines), columns, break_on_hyphens=False)
+    return "\n".join(_row(line, columns) for line in lines)
+
+
+def _row(line: str, columns: int) -> str:
+    begun = re.match(r"(\S.*? {2,})\S| {5,}(?=\S)", line)
+    below = " " * (begun.end(1) if begun and begun[1] else begun.end() if begun else 4)
+    if (line.startswith("    ") and not begun) or len(below) > columns // 2:
+        return line
+    return textwrap.fill(line, columns, subsequent_indent=below, break_on_hyphens=False)
 
 
 def _complete_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -130,7 +171,8 @@ def help_topic(context: click.Context, topic: str | None) -> None:
         return
     if topic not in TOPICS:
         raise NoTopic(topic=topic, topics=", ".join(TOPICS), meant=did_you_mean(topic, TOPICS))
-    data(TOPICS[topic])
+    columns = terminal_columns(1)
+    data(laid_out(TOPICS[topic], columns) if columns else TOPICS[topic])
 
 
 @click.command()

@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests import reference
+from tests.conftest import Inside
 from tests.processes import PASSPHRASE, ZCHAT, Terminal, World, environment
 from tests.test_checked import KEY, OTHER_KEY, Ledger
 from tests.test_hostile_text import CORPUS, NAMES, leaks
@@ -955,25 +956,25 @@ def test_an_export_of_a_room_that_forked_is_written_and_ends_with_4(kept: Desk) 
 # ---- with real processes ----
 
 
-def test_a_proof_is_checked_by_others_without_the_server(here: World) -> None:
+def test_a_proof_is_checked_by_others_without_the_server(here: World, inside: Inside) -> None:
     """By bob, who knows the room; by dora, who has its passphrase; and by whoever has nothing."""
     invite, path = here.broker.invite(), here.folder / "proof.jsonl"
     for name, text in [("alice", "hello"), ("bob", "hi")]:
-        assert here.run(name, "send", invite, text).returncode == 0
-    told = here.run("alice", "tail", "lobby", "--json")
-    assert here.run("alice", "export", "lobby").stdout == told.stdout
-    done = here.run("alice", "export", "lobby", "--proof", "-o", str(path))
+        assert inside(here.home(name), "send", invite, text).returncode == 0
+    told = inside(here.home("alice"), "tail", "lobby", "--json")
+    assert inside(here.home("alice"), "export", "lobby").stdout == told.stdout
+    done = inside(here.home("alice"), "export", "lobby", "--proof", "-o", str(path))
     assert done.returncode == 0, done.stderr
     assert f"To check it: zchat evidence check {path}" in done.stderr
-    words = here.run("bob", "verify", "lobby").stdout
+    words = inside(here.home("bob"), "verify", "lobby").stdout
     here.broker.end()
-    gone = here.run("bob", "export", "lobby", "--proof")
+    gone = inside(here.home("bob"), "export", "lobby", "--proof")
     assert (gone.returncode, gone.stdout) == (3, path.read_text())
     assert "does not answer" in gone.stderr
     check = ("evidence", "check", str(path))
     (here.folder / "right").write_text(PASSPHRASE)
-    known = here.run("bob", *check)
-    unknown = here.run("dora", *check, "--passphrase-file", str(here.folder / "right"))
+    known = inside(here.home("bob"), *check)
+    unknown = inside(here.home("dora"), *check, "--passphrase-file", str(here.folder / "right"))
     for told in (known, unknown):
         assert told.returncode == 0, told.stderr
         assert "Holds: 2 messages of 2 members in lobby, #1 to #2." in told.stdout
@@ -981,7 +982,7 @@ def test_a_proof_is_checked_by_others_without_the_server(here: World) -> None:
     assert "That is the server of your invite to lobby." in known.stdout
     assert "is the server where this room and its keys were made" in unknown.stdout
     path.write_text(path.read_text().replace('"room":"lobby"', '"room":"attic"'))
-    wrong = here.run("dora", *check, "--passphrase-file", str(here.folder / "right"))
+    wrong = inside(here.home("dora"), *check, "--passphrase-file", str(here.folder / "right"))
     assert (wrong.returncode, wrong.stdout) == (7, "")
     assert "Not the passphrase of" in wrong.stderr
 

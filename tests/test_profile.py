@@ -18,6 +18,7 @@ import nacl.secret
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.conftest import Inside
 from tests.processes import Terminal, World
 from tests.test_checked import KEY, OTHER_KEY
 from zchat.errors import Exit, Malformed, ProfileInTheWay, StoreFull, Unopenable, ZchatError
@@ -25,8 +26,15 @@ from zchat.member.backup import Backup, Member, restore, take
 from zchat.member.invite import Origin, Server
 from zchat.member.profile import Profile
 from zchat.member.vault import Pending, RoomRecord
-from zchat.protocol.backup import open_backup, read_header, seal_backup
+from zchat.protocol.backup import (
+    MAX_CONTENT_BYTES,
+    MAX_FILE_BYTES,
+    open_backup,
+    read_header,
+    seal_backup,
+)
 from zchat.protocol.ledger import Contradiction, Head
+from zchat.protocol.limits import padded_length
 from zchat.ui.cli.main import cli
 
 ORIGIN = Origin(bytes(range(32)), KEY.public)
@@ -239,6 +247,10 @@ def test_bytes_behind_a_content_are_not_taken() -> None:
         open_backup(sound[:96] + box, ROOT)
 
 
+def test_the_longest_content_fits_a_file() -> None:
+    assert 96 + 16 + padded_length(MAX_CONTENT_BYTES) <= MAX_FILE_BYTES
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(508), bytes(509), bytes(300_000)])
 def test_a_length_tells_little_of_a_content(content: bytes) -> None:
     """In steps, as of envelopes."""
@@ -402,7 +414,8 @@ def test_what_is_not_in_a_backup_is_told(
     assert "The server of this profile is not in it" in done.stderr
     again.mkdir()
     (again / "member.toml").write_text("history = 9\n")
-    monkeypatch.setattr("zchat.ui.cli.profile.MAX_FILE_BYTES", 1_000)
+    for most in ("MAX_CONTENT_BYTES", "MAX_FILE_BYTES"):
+        monkeypatch.setattr(f"zchat.ui.cli.profile.{most}", 1_000)
     refused(run(again, "import", str(path), *words), Exit.WRONG_SECRET, "it is too large")
     refused(run(profile.home, "export", str(tmp_path / "x"), *words), Exit.FIXABLE, "too large")
     monkeypatch.undo()
@@ -412,31 +425,31 @@ def test_what_is_not_in_a_backup_is_told(
     assert "carol d.: no rooms" in done.stdout
 
 
-def test_who_is_restored_chats_on_and_nobody_sees_an_alarm(here: World) -> None:
+def test_who_is_restored_chats_on_and_nobody_sees_an_alarm(here: World, inside: Inside) -> None:
     """The same key and pins, numbers of its own; what waited in the outbox goes out once."""
     invite, path, words = here.broker.invite(), here.folder / "me", here.folder / "words"
     words.write_text(PASSPHRASE)
     for name, text in [("alice", "one"), ("bob", "two")]:
-        assert here.run(name, "send", invite, text).returncode == 0
-    done = here.run("alice", "verify", "lobby", "--matches", "2", "--with", "bob")
+        assert inside(here.home(name), "send", invite, text).returncode == 0
+    done = inside(here.home("alice"), "verify", "lobby", "--matches", "2", "--with", "bob")
     assert done.returncode == 0, done.stderr
     here.broker.end()
-    assert here.run("alice", "send", "lobby", "waits", "--timeout", "1").returncode == 3
+    assert inside(here.home("alice"), "send", "lobby", "waits", "--timeout", "1").returncode == 3
     by_file = ("--passphrase-file", str(words))
-    assert here.run("alice", "profile", "export", str(path), *by_file).returncode == 0
-    done = here.run("again", "profile", "import", str(path), *by_file)
+    assert inside(here.home("alice"), "profile", "export", str(path), *by_file).returncode == 0
+    done = inside(here.home("again"), "profile", "import", str(path), *by_file)
     assert (done.returncode, done.stdout) == (0, "alice: lobby\n"), done.stderr
     here.restart_broker()
     bob = here.join("bob")
-    assert here.run("again", "send", "lobby", "restored").returncode == 0
+    assert inside(here.home("again"), "send", "lobby", "restored").returncode == 0
     bob.expect("restored$")
     bob.type("hello again\n")
-    told = here.run("again", "tail", "lobby", "--all")
+    told = inside(here.home("again"), "tail", "lobby", "--all")
     assert told.returncode == 0, told.stderr
     assert "!!" not in told.stdout and "missing" not in told.stdout
     assert re.search(r"\d bob: two$", told.stdout, re.MULTILINE), "verified: no key mark"
     assert "alice: waits" in told.stdout
-    assert here.run("alice", "join", "lobby").returncode == 0
+    assert inside(here.home("alice"), "join", "lobby").returncode == 0
     bob.end_input()
     assert bob.wait() == 0
     texts = [line.split(": ", 1)[1] for line in bob.lines]
@@ -446,23 +459,23 @@ def test_who_is_restored_chats_on_and_nobody_sees_an_alarm(here: World) -> None:
     assert len(keys) == 1
 
 
-def test_a_server_that_went_back_since_the_backup_is_found_out(here: World) -> None:
+def test_a_server_that_went_back_since_the_backup_is_found_out(here: World, inside: Inside) -> None:
     """The logs are read anew, and must reach what was checked before."""
     invite, path, words = here.broker.invite(), here.folder / "me", here.folder / "words"
     words.write_text(PASSPHRASE)
-    assert here.run("alice", "send", invite, "one").returncode == 0
+    assert inside(here.home("alice"), "send", invite, "one").returncode == 0
     here.broker.end()
     server, old = here.broker.store.parent, here.folder / "old"
     shutil.copytree(server, old)
     here.restart_broker()
-    assert here.run("alice", "send", "lobby", "two").returncode == 0
-    assert here.run("alice", "tail", "lobby").returncode == 0
+    assert inside(here.home("alice"), "send", "lobby", "two").returncode == 0
+    assert inside(here.home("alice"), "tail", "lobby").returncode == 0
     by_file = ("--passphrase-file", str(words))
-    assert here.run("alice", "profile", "export", str(path), *by_file).returncode == 0
+    assert inside(here.home("alice"), "profile", "export", str(path), *by_file).returncode == 0
     here.broker.end()
     shutil.rmtree(server)
     old.rename(server)  # a server that lies keeps no record of it either
     here.restart_broker()
-    assert here.run("again", "profile", "import", str(path), *by_file).returncode == 0
-    told = here.run("again", "tail", "lobby", ZCHAT_WITHHELD_S="1")
+    assert inside(here.home("again"), "profile", "import", str(path), *by_file).returncode == 0
+    told = inside(here.home("again"), "tail", "lobby", ZCHAT_WITHHELD_S="1")
     assert told.returncode == 4, told.stdout + told.stderr

@@ -24,7 +24,8 @@ from zchat.protocol.limits import (
 )
 
 VERSION = 1
-MAX_FILE_BYTES = 256 * MIB
+MAX_CONTENT_BYTES = 224 * MIB
+MAX_FILE_BYTES = 256 * MIB  # padded, the longest content fits
 _MAGIC = b"zchat backup"
 #   0 magic | 12 version | 16 salt | 32 nonce | 56 size of the box | 64
 _HEADER = struct.Struct(f">{len(_MAGIC)}sI{TAG_BYTES}s{NONCE_BYTES}sQ")

@@ -23,7 +23,13 @@ from zchat.files import write_private
 from zchat.member.backup import Backup, check_is_free, restore, take
 from zchat.member.profile import Profile
 from zchat.member.strength import ENOUGH_BITS, bits, price
-from zchat.protocol.backup import MAX_FILE_BYTES, open_backup, read_header, seal_backup
+from zchat.protocol.backup import (
+    MAX_CONTENT_BYTES,
+    MAX_FILE_BYTES,
+    open_backup,
+    read_header,
+    seal_backup,
+)
 from zchat.protocol.limits import MIB, NONCE_BYTES, TAG_BYTES
 from zchat.protocol.words import generate_passphrase, near_misses
 from zchat.ui.cli.access import Access, given_source, own_profile, passphrase_options
@@ -70,13 +76,13 @@ def export_profile(file: Path, access: Access, *, weak_passphrase: bool, force: 
         raise NoMatch(reason=f"there is nobody in {own.home} yet, and nothing to back up")
     typed = _chosen(access, may_be_weak=weak_passphrase)
     backup = take(own)
+    content = backup.pack()
+    if len(content) > MAX_CONTENT_BYTES:
+        size, most = len(content) // MIB, MAX_CONTENT_BYTES // MIB
+        raise NoMatch(reason=f"this profile is too large for a backup: {size} of {most} MiB")
     say(_DERIVING)
     salt, nonce = os.urandom(TAG_BYTES), os.urandom(NONCE_BYTES)
-    sealed = seal_backup(backup.pack(), own.derive(typed, salt), salt, nonce)
-    if len(sealed) > MAX_FILE_BYTES:
-        size, most = len(sealed) // MIB, MAX_FILE_BYTES // MIB
-        raise NoMatch(reason=f"this profile is too large for a backup: {size} of {most} MiB")
-    write_private(path, sealed)
+    write_private(path, seal_backup(content, own.derive(typed, salt), salt, nonce))
     say(f"In {file}, sealed under that passphrase: {_inventory(backup)}.")
     if (own.home / "broker").is_dir():
         say("The server of this profile is not in it: zchat broker backup, and keep broker/keys.")

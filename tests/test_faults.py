@@ -132,7 +132,7 @@ def test_strangers_who_take_all_descriptors_stop_nobody(short: Ground) -> None:
 
 
 def test_a_bit_that_flips_closes_a_room_or_stops_the_broker(short: Ground) -> None:
-    """In the store, or in its WAL; and in pages of a store of two rooms."""
+    """In four pages of a store of two rooms; the other one is served."""
     holds(sweep_damage.flipped_pages(short))
 
 

@@ -859,6 +859,8 @@ def test_an_export_replaces_nothing_unless_it_is_told_to(kept: Desk, tmp_path: P
     nowhere = str(tmp_path / "none" / "room")
     refused(exported(kept, "-o", nowhere), Exit.FIXABLE, "there is no folder")
     assert names(tmp_path / "out") == ["link", "room.md"]
+    if Path("/proc/self").exists():
+        refused(exported(kept, "-o", "/proc/room"), Exit.NETWORK, "/proc/room cannot be written: ")
 
 
 def test_only_what_was_sent_since_then_is_exported(kept: Desk) -> None:

@@ -12,11 +12,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import keyring
 import msgspec
 import nacl.pwhash
 import nacl.secret
 import pytest
 from click.testing import CliRunner, Result
+from keyring.backend import KeyringBackend
 
 from tests.conftest import Inside
 from tests.processes import Terminal, World
@@ -24,6 +26,7 @@ from tests.test_checked import KEY, OTHER_KEY
 from zchat.errors import Exit, Malformed, ProfileInTheWay, StoreFull, Unopenable, ZchatError
 from zchat.member.backup import Backup, Member, restore, take
 from zchat.member.invite import Origin, Server
+from zchat.member.keeper import Keeper
 from zchat.member.profile import Profile
 from zchat.member.vault import Pending, RoomRecord
 from zchat.protocol.backup import (
@@ -169,6 +172,44 @@ def test_a_full_disk_leaves_nothing_of_a_profile(
     (again.home / ".import-0000").mkdir()  # what a process that was killed has left
     restore(again, backup)
     assert names(again.home) == {"members", "member.toml"}
+
+
+class Ring(KeyringBackend):
+    """A keyring as an operating system has one."""
+
+    priority = 1
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.entries: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.entries.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.entries[service, username] = password
+
+
+def test_a_key_that_the_keyring_holds_is_in_the_backup(tmp_path: Path) -> None:
+    """Itself, for elsewhere is another keyring; where it cannot be had, that is told."""
+    told: list[str] = []
+    former = keyring.get_keyring()
+    keyring.set_keyring(Ring())
+    try:
+        profile = Profile(tmp_path, Keeper(5, told.append))
+        server = Server("127.0.0.1", 5577, ORIGIN)
+        record = profile.keeper.keep(RoomRecord("lobby", "alice", server, ORIGIN), ROOT)
+        assert record.handle and not record.root
+        with contextlib.closing(profile.vault("alice")) as vault:
+            vault.save_room(TAG, record)
+        (room,) = take(profile).members[0].vault.rooms
+        assert (room.record.root, room.record.handle, room.record.sealed_root) == (ROOT, "", b"")
+        keyring.set_keyring(Ring())
+        (room,) = take(profile).members[0].vault.rooms
+        assert (room.record.root, room.record.handle) == (b"", "")
+        assert "The key of 'lobby' is not to be had" in told[-1]
+    finally:
+        keyring.set_keyring(former)
 
 
 def test_a_proof_that_is_gone_is_not_spoken_of(profile: Profile, tmp_path: Path) -> None:
@@ -360,6 +401,9 @@ def test_a_backup_replaces_nothing_and_its_passphrase_is_not_cheap(
     weak = ("--passphrase-file", str(tmp_path / "weak"))
     refused(run(profile.home, "export", str(tmp_path / "x"), *weak), Exit.FIXABLE, "too weak")
     refused(run(profile.home, "export", str(tmp_path / "x")), Exit.USAGE, "cannot be asked for")
+    if Path("/proc/self").exists():
+        nowhere = run(profile.home, "export", "/proc/me.zchat", *words)
+        refused(nowhere, Exit.NETWORK, "/proc/me.zchat cannot be written: ")
     (profile.home / "member.toml").write_text("#" * 200_000)
     for most, full in [(500, "vault.db"), (150_000, str(path))]:
         with at_most(most):

@@ -263,6 +263,12 @@ class StoreFailed(StoreTrouble):
     hint = "Look at the disk (dmesg), then start it again: it reads anew what the disk holds."
 
 
+class CannotWrite(StoreTrouble):
+    """{path} cannot be written: {reason}."""
+
+    hint = "Is the folder yours, and not read-only? Give it another place."
+
+
 class StoreFull(StoreTrouble):
     """No space to write {path}: {reason}."""
 

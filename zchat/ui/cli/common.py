@@ -8,13 +8,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from zchat.errors import FileInTheWay, NoMatch, Usage, ZchatError
+from zchat.errors import CannotWrite, FileInTheWay, NoMatch, StoreTrouble, Usage, ZchatError
 from zchat.ui.safe import safe_line
 
 if TYPE_CHECKING:
@@ -177,6 +177,20 @@ class Terminated(BaseException):
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a command's asyncio part. SIGTERM ends it in order: Terminated is raised."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that a user asked for, there once all of it is. Raises CannotWrite, StoreFull."""
+    from zchat.files import whole_file
+
+    try:
+        with whole_file(path) as file:
+            yield file
+    except StoreTrouble as error:
+        if type(error) is not StoreTrouble or error.facts["path"] != path:
+            raise
+        raise CannotWrite(**error.facts) from None
+
+
     import asyncio
 
     async def guarded() -> _T:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import click
 
 from zchat.errors import NoMatch, ServerFault, Unreachable, Usage
-from zchat.files import whole_file
 from zchat.member.export import Proof
 from zchat.member.profile import Opened, known_here
 from zchat.member.rows import Here, Message, Row, is_fault
@@ -24,6 +23,7 @@ from zchat.ui.cli.common import (
     run,
     say,
     show_progress,
+    writing,
 )
 from zchat.ui.moments import since_ms
 from zchat.ui.pages import Html, Lines, Markdown
@@ -134,7 +134,7 @@ def _sink(path: Path | None) -> Iterator[Callable[[str], None]]:
     if path is None:
         yield data
         return
-    with whole_file(path) as file:
+    with writing(path) as file:
         yield lambda line: file.writelines((line.encode(), b"\n"))
 
 

@@ -19,7 +19,6 @@ from zchat.errors import (
     Unopenable,
     WeakBackup,
 )
-from zchat.files import write_private
 from zchat.member.backup import Backup, check_is_free, restore, take
 from zchat.member.profile import Profile
 from zchat.member.strength import ENOUGH_BITS, bits, price
@@ -33,7 +32,7 @@ from zchat.protocol.backup import (
 from zchat.protocol.limits import MIB, NONCE_BYTES, TAG_BYTES
 from zchat.protocol.words import generate_passphrase, near_misses
 from zchat.ui.cli.access import Access, given_source, own_profile, passphrase_options
-from zchat.ui.cli.common import data, free_path, has_terminal, note_whole, say
+from zchat.ui.cli.common import data, free_path, has_terminal, note_whole, say, writing
 from zchat.ui.safe import safe_line
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -82,7 +81,9 @@ def export_profile(file: Path, access: Access, *, weak_passphrase: bool, force: 
         raise NoMatch(reason=f"this profile is too large for a backup: {size} of {most} MiB")
     say(_DERIVING)
     salt, nonce = os.urandom(TAG_BYTES), os.urandom(NONCE_BYTES)
-    write_private(path, seal_backup(content, own.derive(typed, salt), salt, nonce))
+    sealed = seal_backup(content, own.derive(typed, salt), salt, nonce)
+    with writing(path) as opened:
+        opened.write(sealed)
     say(f"In {file}, sealed under that passphrase: {_inventory(backup)}.")
     if (own.home / "broker").is_dir():
         say("The server of this profile is not in it: zchat broker backup, and keep broker/keys.")

@@ -45,6 +45,15 @@ def test_a_line_that_fits_is_left_as_it_is() -> None:
     assert folded("漢字漢字", 4, 6) == ["漢字", "漢字"]
 
 
+def test_a_command_in_a_sentence_stays_in_one_piece(here: World, inside: Inside) -> None:
+    """It is there to be copied: a row that was folded would be typed half."""
+    inside(here.home("alice"), "tail", here.broker.invite())
+    here.broker.end()
+    terminal = here.terminal("alice", "tail", "lobby", columns=50)
+    assert terminal.wait() == 3
+    terminal.expect(rf"^      \(`zchat broker --listen {here.broker.address}`\)\?")
+
+
 @pytest.mark.parametrize(
     ("asked", "environment", "is_terminal", "wanted"),
     [

@@ -47,6 +47,7 @@ from zchat.ui.cli.common import (
 from zchat.ui.cli.serve import default_address
 from zchat.ui.cli.shells import complete_rooms
 from zchat.ui.plain import PlainChat
+from zchat.ui.safe import safe_line
 from zchat.ui.visit import History, Visit
 
 
@@ -245,7 +246,7 @@ def _tell_who_stays(visit: Visit, to_stay: str) -> None:
     here = visit.room.presence.here(visit.clock.now())
     if here:
         others = "1 other is" if len(here) == 1 else f"{len(here)} others are"
-        say(f"{others} still here. To go on without you: {to_stay}")
+        note_whole(safe_line(f"{others} still here. To go on without you: {to_stay}"))
 
 
 @contextmanager

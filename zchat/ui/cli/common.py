@@ -6,6 +6,7 @@ no terminal. `zchat --help` reads this file, so what is dear to import is import
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,6 +29,7 @@ _T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 _LONG_HISTORY = 1_000
 _COLOR = "zchat.color"
+_TIED = "\u00a0"  # no row is broken there
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
@@ -59,13 +61,17 @@ def say(text: str) -> None:
 
 
 def note(line: str) -> None:
-    """A line for people that its maker made safe. Where nobody can read it, all else goes on."""
+    """A line for people that its maker made safe. Where nobody can read it, all else goes on.
+
+    Folded in a terminal; a command between backticks stays whole where it fits a row.
+    """
     columns = terminal_columns(2)
     rows = [line]
     if columns is not None and len(line) * 2 > columns:  # no character takes more than two
         from zchat.ui.fold import hanging
 
-        rows = ["".join(row) for row in hanging("", line, columns)]
+        tied = re.sub("`[^`]+`", lambda command: command[0].replace(" ", _TIED), line)
+        rows = ["".join(row).replace(_TIED, " ") for row in hanging("", tied, columns)]
     note_whole("\n".join(rows))
 
 
@@ -171,12 +177,6 @@ def free_path(file: Path, *, force: bool) -> Path:
     return path
 
 
-class Terminated(BaseException):
-    """SIGTERM came."""
-
-
-def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a command's asyncio part. SIGTERM ends it in order: Terminated is raised."""
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that a user asked for, there once all of it is. Raises CannotWrite, StoreFull."""
@@ -191,6 +191,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise CannotWrite(**error.facts) from None
 
 
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command's asyncio part. SIGTERM ends it in order: Terminated is raised."""
     import asyncio
 
     async def guarded() -> _T:

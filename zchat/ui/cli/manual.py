@@ -93,7 +93,8 @@ For a command for each message there is --exec:
 
     zchat tail ops -f --others --exec ./bot.sh
 
-It is split as a shell would split it, and started without one. On its stdin is the text (with
+It is split as a shell would split it, and started without one (a pipeline is a matter for a
+script, or for sh -c). On its stdin is the text (with
 --json the whole object), in its environment every other field of zchat help json:
 
 MESSAGE_ROOM         the room's name

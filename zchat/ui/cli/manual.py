@@ -76,6 +76,8 @@ It does not       say whose a key is, that nothing came later, or that a clock w
 Left out          an envelope can be, and that is counted; none can be changed, moved or added
 With --since      only these entries; of what came before it has one hash
 
+Signatures can be passed on: who has FILE and the passphrase can show anybody who said what.
+
 Of a server that contradicted itself there is a proof of its own, which needs no key at all: a file
 that zchat names when it finds out. zchat evidence check reads both.""",
     "scripting": """\

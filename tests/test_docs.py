@@ -73,6 +73,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{target} has no such heading"
 
 
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """In one step."""
+    for page in PAGES[1:]:
+        assert f"]({name_of(page)})" in text_of(README)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_section_that_is_named_is_there(page: Path) -> None:
     """A number of a section of the protocol is that of one of its headings."""

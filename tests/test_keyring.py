@@ -1,23 +1,30 @@
 """`--remember` with the system's keyring: where the key lies, and what if it cannot be had.
 
-Rules of this file: the program is a process of its own and asks the real package `keyring`; the
-keyring behind it is a file, chosen as users choose one (PYTHON_KEYRING_BACKEND), which can be told
-to be locked, to hang, or to forget. Argon2id is paid where a passphrase must be typed.
+Rules of this file: it is always the real package `keyring` that is asked; the keyring behind it is
+a file, chosen as users choose one (PYTHON_KEYRING_BACKEND), which can be told to be locked, to
+hang, or to break. What users see is seen on a process of its own, what a keyring may do all in this
+one. Argon2id is paid where a passphrase must be typed.
 """
 
+import importlib.util
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import keyring
+import keyring.backends.null
 import pytest
 
 from tests.processes import PASSPHRASE, World, environment
-from zchat.errors import Exit
+from zchat.errors import Exit, KeyringTrouble
+from zchat.member.invite import Origin, Server
+from zchat.member.keeper import Keeper
 from zchat.member.profile import Profile
 from zchat.member.vault import RoomRecord
 
@@ -155,11 +162,8 @@ def test_the_key_moves_to_the_keyring_and_scripts_go_on(desk: Desk) -> None:
 
 UNUSABLE: list[tuple[dict[str, str], str]] = [
     ({"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}, "there is none on this machine."),
-    ({"PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring"}, "it does not keep what it"),
     ({"PYTHON_KEYRING_BACKEND": "no_such_module.Keyring"}, "no_such_module"),
     ({"MOOD": "locked"}, "it is locked."),
-    ({"MOOD": "hangs", "ZCHAT_KEYRING_S": "0.3"}, "no answer in 0.3 s."),
-    ({"MOOD": "breaks"}, "the socket is gone."),
     ({"ZCHAT_KEYRING_S": "0"}, ""),
 ]
 
@@ -179,39 +183,96 @@ def test_where_no_keyring_works_the_key_lies_in_the_profile(desk: Desk) -> None:
     assert "as alice: its key lies in this profile" in desk.run("doctor").stdout
 
 
-LOST: list[tuple[dict[str, str], Callable[[str], str], str]] = [
-    ({"MOOD": "locked"}, str, "it is locked."),
-    ({"MOOD": "hangs", "ZCHAT_KEYRING_S": "0.3"}, str, "no answer in 0.3 s."),
-    ({"ZCHAT_KEYRING_S": "0"}, str, "the setting keyring_s turns it off."),
-    ({}, lambda key: "00" * 32, "it holds another entry than the one it was given."),
-    ({}, lambda key: "of another program", "it holds another entry than the one it was given."),
-    ({}, lambda key: "", "it has lost the entry."),
-]
-
-
 def test_a_key_that_cannot_be_had_any_more_is_asked_for(desk: Desk) -> None:
     """A script gets the sentence and exit code 2; whoami and doctor say it."""
     desk.remember()
-    ((handle, key),) = desk.entries.items()
-    says = ""
-    for settings, changed, why in LOST:
-        desk.entries_file.write_text(json.dumps({handle: changed(key)} if changed(key) else {}))
-        says = f"The OS keyring cannot be used: {why}"
-        told = desk.run("whoami", **settings)
-        assert f"The key of 'lobby' is not to be had. {says}\n" in told.stderr
-        assert f"(its key needs the passphrase); {RING.partition(' (')[0]}" in told.stdout
+    told = desk.run("whoami", MOOD="locked")
+    says = "The key of 'lobby' is not to be had. The OS keyring cannot be used: it is locked.\n"
+    assert says in told.stderr
+    assert f"(its key needs the passphrase); {RING.partition(' (')[0]}" in told.stdout
+    desk.entries_file.write_text("{}")
     done = desk.run("send", "lobby", "x")
     assert done.returncode == Exit.USAGE
-    assert says in done.stderr
+    assert "The OS keyring cannot be used: it has lost the entry." in done.stderr
     assert "there is no terminal" in done.stderr
     examined = desk.run("doctor")
     assert examined.returncode == Exit.FIXABLE
-    assert says in examined.stdout
+    assert "it has lost the entry." in examined.stdout
     assert "zchat tail lobby --remember" in examined.stdout
 
 
-def test_a_lost_entry_is_made_anew_by_the_passphrase(desk: Desk) -> None:
-    """And a keyring that cannot be reached any more is left for the profile."""
+# ---- in this process: whatever a keyring does ----
+
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The keyring in a file, as the one of this process."""
+    path = tmp_path / "a_keyring_here.py"
+    path.write_text(BACKEND)
+    monkeypatch.setenv("KEYRING_FILE", str(tmp_path / "entries.json"))
+    spec = importlib.util.spec_from_file_location("a_keyring_here", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    before = keyring.get_keyring()
+    keyring.set_keyring(module.Keyring())
+    yield keyring.get_keyring()
+    keyring.set_keyring(before)
+
+
+ROOT = b"the root of a room".ljust(32, b".")
+KEYS = Origin(b"c" * 32, b"l" * 32)
+RECORD = RoomRecord("lobby", "alice", Server("127.0.0.1", 1, KEYS), KEYS)
+
+
+@pytest.mark.parametrize(
+    ("mood", "why"),
+    [
+        ("locked", "it is locked."),
+        ("hangs", "no answer in 0.2 s."),
+        ("breaks", "the socket is gone."),
+        ("keeps nothing", "it does not keep what it is given."),
+    ],
+)
+@pytest.mark.usefixtures("backend")
+def test_what_a_keyring_refuses_lies_in_the_record(
+    mood: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason in one line, and in time; a keyring that failed is not asked again."""
+    told: list[str] = []
+    keeper = Keeper(0.2, told.append)
+    monkeypatch.setenv("MOOD", mood)
+    if mood == "keeps nothing":
+        keyring.set_keyring(keyring.backends.null.Keyring())  # type: ignore[no-untyped-call]
+    record = keeper.keep(RECORD, ROOT)
+    assert (record.root, record.handle, record.sealed_root) == (ROOT, "", b"")
+    assert told == [f"Remembered: {FILE}, for you only.", f"  The OS keyring cannot be used: {why}"]
+    assert keeper.find(record) == ROOT
+    monkeypatch.setenv("MOOD", "")
+    if mood != "keeps nothing":
+        assert keeper.keep(RECORD, ROOT).root == ROOT
+
+
+@pytest.mark.parametrize("instead", ["00" * 32, "of another program", ""])
+def test_what_is_not_the_entry_opens_nothing(backend: Any, instead: str) -> None:
+    """Another key, another program's words, nothing."""
+    told: list[str] = []
+    keeper = Keeper(5, told.append)
+    record = keeper.keep(RECORD, ROOT)
+    assert keeper.find(record) == ROOT
+    backend.set_password("zchat", record.handle, instead)
+    with pytest.raises(KeyringTrouble, match="it holds another entry than the one it was given"):
+        keeper.find(record)
+    assert keeper.find_or_tell(record) == b""
+    assert "The key of 'lobby' is not to be had." in told[-1]
+    assert keeper.find(keeper.keep(record, ROOT)) == ROOT
+
+
+# ---- and what is kept no longer ----
+
+
+def test_the_passphrase_makes_a_lost_entry_anew_or_takes_the_key_back(desk: Desk) -> None:
+    """Back into the profile by the setting that turns the keyring off, for jobs without one."""
     desk.remember()
     lost = desk.record.handle
     desk.entries_file.write_text("{}")
@@ -219,9 +280,9 @@ def test_a_lost_entry_is_made_anew_by_the_passphrase(desk: Desk) -> None:
     assert RING in desk.run("tail", "lobby", *named).stderr
     assert f"zchat {lost}" not in desk.entries
     assert desk.run("send", "lobby", "x").returncode == Exit.OK
-    assert FILE in desk.run("tail", "lobby", *named, MOOD="locked").stderr
+    assert FILE in desk.run("tail", "lobby", *named, ZCHAT_KEYRING_S="0").stderr
     assert (desk.record.handle, desk.record.sealed_root) == ("", b"")
-    assert desk.run("send", "lobby", "x", MOOD="locked").returncode == Exit.OK
+    assert desk.run("send", "lobby", "from cron", ZCHAT_KEYRING_S="0").returncode == Exit.OK
 
 
 def test_what_is_forgotten_leaves_the_keyring(desk: Desk) -> None:

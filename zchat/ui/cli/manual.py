@@ -62,7 +62,8 @@ after a leak, only a new passphrase or a new room name helps.
 --remember keeps the room's key (not the passphrase), for you only: scripts then need neither a
 prompt nor half a second of Argon2id. It says where: in your profile, or so that it opens only with
 the operating system's keyring, where the extra is installed (pipx install '.[keyring]') and one
-works. zchat whoami says it again.""",
+works. zchat whoami says it again. Jobs without a desktop session (cron) cannot reach a keyring: for
+them it is ZCHAT_KEYRING_S=0 zchat tail ROOM --remember.""",
     "proof": """\
 zchat export ROOM --proof -o FILE keeps each message with what shows that it is real: the envelope
 its author signed, its place in the chain, and the head that the server signed over all of them.

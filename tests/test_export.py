@@ -546,6 +546,79 @@ def test_heads_of_former_and_foreign_logs_are_judged(tmp_path: Path) -> None:
     assert checked.before == 1
 
 
+def test_a_file_is_compared_with_the_log_that_one_holds(desk: Desk, tmp_path: Path) -> None:
+    """Shorter, as long, longer: one log; a range far behind one's own end cannot be compared."""
+    desk.hear(*(desk.alice.says(text) for text in ("one", "two", "three", "four")))
+    desk.keep()
+    ledger = desk.screen.ledger
+    late = [desk.bob.says("late", at_ms=NOW_MS + at) for at in (1, 2)]
+    grown = [*ledger.envelopes, *late]
+    for length, since_ms, says in [
+        (2, 0, "It is one log with yours, which ends at #4."),
+        (4, 0, "It is one log with yours, which ends at #4."),
+        (6, 0, "It is one log with yours, which ends at #4."),
+        (6, NOW_MS + 1, "It is one log with yours, which ends at #4."),
+        (6, NOW_MS + 2, "It cannot be compared with your log, which ends at #4."),
+    ]:
+        other = same_log(ledger, grown[:length])
+        result = desk.check(exported_by_another(tmp_path / f"{length}-{since_ms}", other, since_ms))
+        assert result.return_value == Exit.OK, result.exception
+        assert says in result.output
+
+
+def test_a_file_of_another_history_proves_the_fork(desk: Desk, tmp_path: Path) -> None:
+    """Whichever is longer; not for one who has left that history by a rejoin."""
+    desk.hear(*(desk.alice.says(text) for text in ("one", "two", "three", "four")))
+    desk.keep()
+    ledger = desk.screen.ledger
+    others = [desk.bob.says(text) for text in ("3", "4", "5", "6")]
+    raw = b""
+    for length, kind in [(3, "P2"), (4, "P1"), (6, "P2")]:
+        branch = same_log(ledger, [*ledger.envelopes[:2], *others[: length - 2]])
+        raw = exported_by_another(tmp_path / f"branch{length}", branch)
+        result = desk.check(raw)
+        refused(result, Exit.SERVER_FAULT, "showed you another history than whoever made this")
+        (proof,) = re.findall(r"The proof against the server is in (\S+)\.\n", result.output)
+        assert desk.run("evidence", "check", proof).output.startswith(f"Proved ({kind})")
+    vault = Profile(desk.home).vault("alice")
+    vault.save_room(KEYS.tag, msgspec.structs.replace(RECORD, accepted_n=2))
+    vault.close()
+    assert desk.check(raw).return_value == Exit.OK
+
+
+def same_log(ledger: Ledger, envelopes: list[bytes]) -> Ledger:
+    """What the server shows of this log to somebody else."""
+    other = Ledger(envelopes, room=KEYS.tag)
+    other.genesis, other.births = ledger.genesis, ledger.births
+    return other
+
+
+def exported_by_another(home: Path, ledger: Ledger, since_ms: int = 0) -> bytes:
+    desk = Desk(home, ledger)
+    desk.screen.take(1, ledger.n)
+    return desk.export(since_ms)
+
+
+def test_a_restored_log_and_a_file_of_the_former_one_are_compared(tmp_path: Path) -> None:
+    """What was kept is one log; what was lost is told; a log that names neither accuses."""
+    alice = Person("alice")
+    former = Ledger([alice.says("one"), alice.says("two"), alice.says("lost")], room=KEYS.tag)
+    desk = Desk(tmp_path / "home", former.restored(2))
+    desk.screen.take(1, 2)
+    desk.keep()
+    for ledger, says in [
+        (same_log(former, former.envelopes[:2]), "It is one log with yours"),
+        (former, "It goes on to #3, which the server has lost since"),
+        (desk.screen.ledger.restored(1), "It cannot be compared with your log"),
+    ]:
+        home = tmp_path / f"{ledger.log.hex()[:8]}-{ledger.n}"
+        assert says in desk.check(exported_by_another(home, ledger)).output
+    foreign = exported_by_another(tmp_path / "foreign", Ledger([alice.says("x")], room=KEYS.tag))
+    result = desk.check(foreign)
+    refused(result, Exit.SERVER_FAULT, "another history")
+    assert "!! It is not of the log that you hold, which ends at #2.\n" in result.output
+
+
 def test_numbers_that_are_missing_or_stand_twice_are_told(desk: Desk) -> None:
     """Of two with one number the first counts; a filled number accuses nobody."""
     desk.hear(desk.alice.says("one"), desk.alice.says("again", seq=1), desk.alice.says(seq=4))

@@ -10,16 +10,19 @@ a server or an author is no failure of the file, and is told as a finding.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from zchat.errors import BadRoomName, Malformed, Unopenable
+from zchat.database import Access
+from zchat.errors import BadRoomName, Malformed, StoreEmpty, Unopenable
 from zchat.log.contract import Entry, MemoryLog, Tip
+from zchat.log.sqlite import SqliteLog
 from zchat.member.checked import CheckedLog, Seen
 from zchat.member.export import beside
 from zchat.member.numbers import Incarnation, Missing
 from zchat.member.rows import Blame
-from zchat.member.vault import RoomRecord
+from zchat.member.vault import RoomRecord, Vault
 from zchat.protocol.body import Logged, Text, Void, decode_logged, seen_head
 from zchat.protocol.envelope import EnvelopeClass
 from zchat.protocol.export import (
@@ -33,7 +36,14 @@ from zchat.protocol.export import (
     version_of,
 )
 from zchat.protocol.keys import RoomKeys
-from zchat.protocol.ledger import NO_HEAD_BYTES, Head, head_holds
+from zchat.protocol.ledger import (
+    NO_HEAD_BYTES,
+    NO_LOG,
+    Contradiction,
+    Head,
+    head_holds,
+    judge,
+)
 from zchat.protocol.limits import ID_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 from zchat.protocol.seal import open_envelope
 from zchat.protocol.words import canonical_room_name
@@ -77,6 +87,7 @@ class Recheck:
                 raise Malformed(reason=reason)
             self.opening = unpack(raw, Opening)
             self._chain = Chain(self.opening)
+            self._kept = _Kept(self.opening)
             self._check_room(self.opening.room)
 
     @staticmethod
@@ -122,7 +133,7 @@ class Recheck:
 
     def run(self, keys: RoomKeys | None, progress: Callable[[int], None]) -> Checked:
         """All checks; without keys those that need none. `progress` hears of each place."""
-        chain, reading = self._chain, _Reading(keys, self._chain, self.opening)
+        chain, reading = self._chain, _Reading(keys, self.opening, self._kept)
         while not chain.is_complete:
             raw = self._next()
             with self._naming_the_line(f" (#{chain.n + 1})"):
@@ -136,6 +147,33 @@ class Recheck:
         if self._file.read(1):
             raise Malformed(reason=f"line {self._number + 1}: something stands behind the head")
         return reading.close(head)
+
+    def lies_on(self, own: CheckedLog, head: Head) -> Seen:
+        """How the file, which holds up to `head`, lies to a log that a member has checked itself.
+
+        AHEAD says that there is no place at which the two could be compared.
+        """
+        if own.log == NO_LOG or own.log in [log.log for log in self._chain.lineage[1:]]:
+            return Seen.AHEAD
+        if head.log != own.log or head.n <= own.n:
+            return own.judge(head, own.n + 1)
+        try:
+            return Seen.FITS if self._kept.hash_at(b"", own.n) == own.hash else Seen.FORK
+        except LookupError:
+            return Seen.AHEAD
+
+    def proof_against(self, own: CheckedLog, head: Head) -> Contradiction | None:
+        """Of a file that forks from one's own log: what shows that to everybody."""
+        if head.n <= own.n or head.log != own.log:
+            return own.proof_against(head)
+        opening = self.opening
+        ids: list[bytes] = []
+        while own.n + len(ids) < head.n:
+            after = own.n + len(ids)
+            ids += [entry.id for entry in self._kept.read(b"", after + 1, head.n)]
+        start = self._kept.hash_at(b"", own.n)
+        room, log_key = bytes.fromhex(opening.tag), bytes.fromhex(opening.log_key)
+        return Contradiction(room, log_key, own.head, head, tuple(ids), start)
 
 
 class _Kept(MemoryLog):
@@ -191,10 +229,10 @@ class _Kept(MemoryLog):
 class _Reading:
     """What a reader with the keys makes of the entries, one after the other."""
 
-    def __init__(self, keys: RoomKeys | None, chain: Chain, opening: Opening) -> None:
+    def __init__(self, keys: RoomKeys | None, opening: Opening, kept: _Kept) -> None:
         self._keys = keys
         self._opening = opening
-        self._kept = _Kept(opening)
+        self._kept = kept
         self._room, self._log_key = bytes.fromhex(opening.tag), bytes.fromhex(opening.log_key)
         self._checked = CheckedLog(self._room, self._log_key, self._kept)
         self._names: dict[bytes, tuple[int, str]] = {}  # by key: the last entry, and its name
@@ -301,3 +339,30 @@ class _Reading:
             return []
         names = ((key, name) for key, (n, name) in self._names.items() if n > head.expired)
         return self._keys.verification_code(head, names)
+
+
+class Own(NamedTuple):
+    """How a file lies to the log that a member keeps, which ends at `n`; where a proof was kept."""
+
+    verdict: Seen
+    n: int
+    proof: Path | None
+
+
+def compare_with_own(vault: Vault, recheck: Recheck, head: Head) -> Own | None:
+    """Of a file that holds up to `head`; None where this member keeps no log of the room.
+
+    A contradiction of the server is kept as evidence.
+    """
+    tag, log_key = bytes.fromhex(recheck.opening.tag), bytes.fromhex(recheck.opening.log_key)
+    try:
+        replica = SqliteLog(vault.replica_path(tag), Access.READ_ONLY)
+    except StoreEmpty:
+        return None
+    with closing(replica):
+        own, path = CheckedLog(tag, log_key, replica), None
+        verdict = recheck.lies_on(own, head)
+        proof = recheck.proof_against(own, head) if verdict is Seen.FORK else None
+        if proof is not None and judge(proof):
+            path = vault.save_evidence(tag, proof)
+        return Own(verdict, own.n, path) if own.n else None

@@ -20,16 +20,17 @@ from zchat.errors import (
     TextsUnchecked,
     ZchatError,
 )
+from zchat.member.checked import Seen
 from zchat.member.invite import Origin
 from zchat.member.profile import Profile
-from zchat.member.recheck import Checked, Recheck
+from zchat.member.recheck import Checked, Recheck, compare_with_own
 from zchat.member.rejoin import rejoin as accept_log
 from zchat.member.rows import Blame
-from zchat.member.vault import RoomRecord
+from zchat.member.vault import RoomRecord, Vault
 from zchat.protocol import evidence as evidence_file
 from zchat.protocol.export import Opening
 from zchat.protocol.keys import RoomKeys
-from zchat.protocol.ledger import Contradiction, Proof, judge
+from zchat.protocol.ledger import Contradiction, Head, Proof, judge
 from zchat.ui.cli.access import (
     DERIVING,
     Access,
@@ -73,7 +74,8 @@ def check(file: Path, access: Access) -> int:
     Says what it proves and what it does not. Ends with 1 where it proves nothing.
 
     An export takes the room's key, remembered here or from its passphrase; without, its texts stay
-    unchecked, and it ends with 2. One that shows a contradiction of the server ends with 4.
+    unchecked, and it ends with 2. It is compared with the log that this profile holds. One that
+    shows a contradiction of the server ends with 4.
 
     \b
         zchat evidence check proof.json
@@ -139,12 +141,44 @@ def _check_export(file: Path, opened: BufferedReader, access: Access) -> _Told:
         recheck.compare(record)
     keys = _keys_of(file, profile, record, opening, access)
     checked = recheck.run(keys, lambda n: count_up("Checking", n, opening.last))
-    lines = list(_what_holds(opening, checked, record, with_texts=keys is not None))
+    with_texts = keys is not None
     accepted_n = record.accepted_n if record else 0
-    for finding in checked.findings:
-        if finding.blame is Blame.SERVER and not finding.n <= accepted_n:
-            return _Told(lines, ExportAccuses(path=file, text=finding.text))
+    others = [_beside(vault, recheck, checked.head) for vault in _vaults_of(profile, record)]
+    lines = [
+        *_what_holds(opening, checked, record, with_texts=with_texts),
+        *(line for line, _ in others),
+        *_what_does_not(opening, checked, with_texts=with_texts),
+    ]
+    accused = [
+        found.text
+        for found in checked.findings
+        if found.blame is Blame.SERVER and not found.n <= accepted_n
+    ] + [text for _, text in others if text and not accepted_n]
+    if accused:
+        return _Told(lines, ExportAccuses(path=file, text=accused[0]))
     return _Told(lines, None if keys else TextsUnchecked(path=file, room=opening.room))
+
+
+def _vaults_of(profile: Profile, record: RoomRecord | None) -> list[Vault]:
+    """Who may hold a log of this room here."""
+    return [vault_of(profile, member) for member in profile.members()] if record else []
+
+
+def _beside(vault: Vault, recheck: Recheck, head: Head) -> tuple[str, str]:
+    """What one's own log says of the file, and what it accuses the server of."""
+    own = compare_with_own(vault, recheck, head)
+    if own is None:
+        return "You hold no log of this room to compare it with.", ""
+    if own.verdict is Seen.FITS:
+        return f"It is one log with yours, which ends at #{own.n}.", ""
+    if own.verdict is Seen.LOST:
+        return f"It goes on to #{head.n}, which the server has lost since: yours is restored.", ""
+    if own.verdict is Seen.AHEAD:
+        return f"It cannot be compared with your log, which ends at #{own.n}.", ""
+    told = f"!! It is not of the log that you hold, which ends at #{own.n}."
+    if own.proof is not None:
+        told += f" The proof against the server is in {own.proof}."
+    return told, "it showed you another history than whoever made this file"
 
 
 def _keys_of(
@@ -200,7 +234,6 @@ def _what_holds(
         yield f"Who is in the room compares them with: zchat verify {room} --at {last}"
     for finding in checked.findings:
         yield f"{'!! ' if finding.blame is Blame.SERVER else '-- '}{finding.text}"
-    yield from _what_does_not(opening, checked, with_texts=with_texts)
 
 
 def _what_does_not(opening: Opening, checked: Checked, *, with_texts: bool) -> Iterator[str]:

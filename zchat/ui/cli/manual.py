@@ -72,6 +72,7 @@ zchat evidence check FILE checks all of that again, offline, for whoever has the
 or a profile that remembers the room. One changed byte is found, and the line named.
 
 It proves         which key said what, in which order, up to the last entry of the file
+Held against      your own log, if this profile has one: a server that showed two is found out
 By the words      that it is the log that others have: zchat verify ROOM --at N says the same ones
 It does not       say whose a key is, that nothing came later, or that a clock was right
 Left out          an envelope can be, and that is counted; none can be changed, moved or added

@@ -415,6 +415,7 @@ PRINTED = {
     "invite": "invite lobby --json",
     "config show": "config show broker --json",
     "doctor": "doctor --json",
+    "broker status": "broker status --json",
     "broker audit": "broker audit --json",
     "lab list": "lab list --json",
 }
@@ -425,7 +426,7 @@ def test_every_object_is_as_the_help_says(talk: World, inside: Inside) -> None:
     here = talk
     add(here, inside, [("bob", "hello")])
     for name, command in PRINTED.items():
-        home = here.broker.home if name == "broker audit" else here.home("alice")
+        home = here.broker.home if name.startswith("broker") else here.home("alice")
         done = inside(home, *command.split())
         assert done.returncode == 0, done.stderr
         assert done.stdout, name
@@ -489,6 +490,7 @@ PRINTS = {
     "invite": [["invite", "lobby"], ["invite", "lobby", "--qr"], ["invite", "lobby", "--json"]],
     "forget": [["forget", "--help"]],
     "broker": [["broker", "--listen", "127.0.0.1:0"]],
+    "broker status": [["broker", "status", "--help"]],  # ends with 3, for here it does not run
     "broker audit": [["broker", "audit"], ["broker", "audit", "--json"]],
     "broker backup": [["broker", "backup", "--help"]],
     "broker restore": [["broker", "restore", "--help"]],

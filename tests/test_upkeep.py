@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Inside
 from tests.processes import Running, World, wait_for, zchat
 from zchat.broker.retention import Keep, Retention
 from zchat.config import BrokerConfig
@@ -400,3 +401,22 @@ def test_all_rooms_have_their_turn_however_many_there_are() -> None:
     assert sum(went) == 2 * len(rooms)
     assert max(went) <= 2 * 16
     assert all(log.read(room, 1, 3)[2].envelope for room in rooms)
+
+
+def test_status_says_whether_it_runs_and_what_it_holds(here: World, inside: Inside) -> None:
+    """Beside a running server, after its end, after it was killed, and where there was none."""
+    home = here.broker.home
+    assert inside(here.home("alice"), "send", here.broker.invite(), "one").returncode == 0
+    live = inside(home, "broker", "status")
+    assert live.returncode == 0
+    assert live.stdout.startswith(f"running: {here.broker.stem}\n1 room(s), 1 message(s), ")
+    here.broker.kill()
+    killed = inside(home, "broker", "status", "--json")
+    assert killed.returncode == 3
+    told = json.loads(killed.stdout)
+    assert (told["running"], told["invite"], told["rooms"], told["messages"]) == (False, None, 1, 1)
+    assert told["bytes"] >= here.broker.store.stat().st_size
+    none = inside(here.folder / "empty", "broker", "status")
+    assert (none.returncode, none.stdout.splitlines()[0]) == (3, "not running")
+    assert "0 room(s), 0 message(s), 0 bytes" in none.stdout
+    assert not (here.folder / "empty").exists()

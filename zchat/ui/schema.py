@@ -73,6 +73,15 @@ OBJECTS: dict[str, dict[str, str]] = {
         "origin": "text",
     },
     "doctor": {"v": "int", "subject": "text", "wrong": "text?", "remedy": "text?"},
+    "broker status": {
+        "v": "int",
+        "running": "bool",
+        "invite": "text?",
+        "rooms": "int",
+        "messages": "int",
+        "bytes": "int",
+        "store": "text",
+    },
     "broker audit": {"v": "int", "table": "text", "row": "object"},
     "lab list": {"v": "int", "lie": "text", "parameters": "object", "text": "text"},
     "bench": {

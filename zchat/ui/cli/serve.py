@@ -24,7 +24,7 @@ from zchat.errors import BadConfig, CannotListen, StoreDamaged, StoreGone
 from zchat.files import storage_errors
 from zchat.member import invite
 from zchat.ui.cli.common import data, json_option, say
-from zchat.ui.cli.upkeep import backup, restore
+from zchat.ui.cli.upkeep import backup, restore, status
 from zchat.ui.safe import safe_json
 from zchat.ui.show import JSON_VERSION
 
@@ -212,5 +212,6 @@ def audit(*, as_json: bool) -> None:
             data(line)
 
 
+broker.add_command(status)
 broker.add_command(backup)
 broker.add_command(restore)

@@ -1,17 +1,76 @@
-"""`zchat broker backup` and `restore`: what an administrator does with the store."""
+"""`zchat broker status`, `backup` and `restore`: what an administrator does with the store."""
 
 import os
 from pathlib import Path
 
 import click
 
-from zchat.broker.folder import load_keys, log_path
+from zchat.broker.folder import announced, load_keys, log_path
 from zchat.broker.upkeep import backup as copy_store
 from zchat.broker.upkeep import restore as put_back
 from zchat.config import home
-from zchat.ui.cli.common import say
+from zchat.database import Access
+from zchat.errors import Exit, StoreBusy, StoreEmpty
+from zchat.files import storage_errors, take_lock
+from zchat.log.sqlite import SqliteLog
+from zchat.ui.cli.common import data, json_option, say
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@json_option
+def status(*, as_json: bool) -> int:
+    """Say whether this profile's server runs.
+
+    And where, and how much it holds. Ends with 3 where it does not run.
+
+    \b
+        zchat broker status
+    """
+    path = log_path(home() / "broker")
+    is_running = _is_running(path)
+    stem = announced(path.parent) if is_running else None
+    rooms, messages, size = _held(path)
+    if as_json:
+        fields = {"running": is_running, "invite": stem, "rooms": rooms, "messages": messages}
+        data(safe_json({"v": JSON_VERSION, **fields, "bytes": size, "store": str(path)}))
+    else:
+        data(
+            safe_line(
+                f"running: {stem or 'its invite is not known'}" if is_running else "not running"
+            )
+        )
+        data(safe_line(f"{rooms:,} room(s), {messages:,} message(s), {size:,} bytes in {path}"))
+    return Exit.OK if is_running else Exit.NETWORK
+
+
+def _is_running(path: Path) -> bool:
+    """Whether a server holds the store: what it announced may be of one that was killed."""
+    if not path.exists():
+        return False
+    try:
+        take_lock(path).release()
+    except StoreBusy:
+        return True
+    return False
+
+
+def _held(path: Path) -> tuple[int, int, int]:
+    """Rooms, messages (whatever of them is kept), bytes on the disk."""
+    with storage_errors(path):
+        size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    try:
+        log = SqliteLog(path, Access.READ_ONLY)
+    except StoreEmpty:
+        return 0, 0, size
+    try:
+        tips = [log.tip(room) for room in log.rooms()]
+        return len(tips), sum(tip.n for tip in tips if tip), size
+    finally:
+        log.close()
 
 
 @click.command()

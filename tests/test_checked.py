@@ -762,10 +762,33 @@ def test_of_too_many_heads_at_least_64_are_kept(ledger: Ledger, reader: Reader) 
     assert raised == 64
 
 
-def test_a_receipt_that_holds_gives_its_head(ledger: Ledger, reader: Reader) -> None:
+def test_a_receipt_of_ours_that_holds_is_owed_until_our_log_gets_there(
+    ledger: Ledger, reader: Reader
+) -> None:
     for first, last in ((5, 5), (4, 9), (9, 9), (1, 9)):
-        assert reader.checked.check_receipt(*ledger.receipt(first, last)) == ledger.head(last)
+        reader.checked.check_receipt(*ledger.receipt(first, last), owed=last == 9)
     assert reader.checked.promised_n() == 9
+    assert reader.checked.owed == {ledger.head(9)}
+    reader.take(ledger.show(6, 9))
+    assert reader.checked.owed == set()
+
+
+def test_no_other_heads_push_out_what_is_owed(ledger: Ledger, reader: Reader) -> None:
+    """Of those, 64 are kept: a server could speak of as many that it keeps, and drop the one."""
+    reader.checked.check_receipt(*ledger.branch(5, 3).receipt(6, 8), owed=True)
+    forks = [ledger.branch(5, 1) for _ in range(100)]
+    for fork in forks:
+        reader.checked.witness(fork.head(6))
+    reader.checked.glimpse(ledger.show(8, 9).word, ledger.show(8, 9).items)
+    with pytest.raises(ServerContradiction, match="another history up to #6"):
+        reader.take(ledger.show(6, 9))
+    told = set()
+    for _ in range(70):
+        try:
+            reader.checked.settle()
+        except ServerContradiction as found:
+            told.add(str(found))
+    assert told == {f"it signed another history up to #{n}" for n in (6, 8)}
 
 
 def test_a_receipt_that_does_not_fold_into_its_head_is_the_servers_fault(
@@ -784,7 +807,7 @@ def test_a_receipt_that_does_not_fold_into_its_head_is_the_servers_fault(
     ]
     for stored, names in wrong:
         with pytest.raises(ServerContradiction, match="a receipt that does not hold") as found:
-            reader.checked.check_receipt(stored, names)
+            reader.checked.check_receipt(stored, names, owed=True)
         assert found.value.proof is None
     assert reader.checked.promised_n() == 0
 
@@ -795,17 +818,17 @@ def test_a_receipt_for_another_history_is_the_servers_fault_and_proved(
     fork = ledger.branch(3, 6)
     for last, proof in ((4, Proof.OTHER_PAST), (5, Proof.TWO_HASHES)):
         with pytest.raises(ServerContradiction, match=f"up to #{last}") as found:
-            reader.checked.check_receipt(*fork.receipt(4, last))
+            reader.checked.check_receipt(*fork.receipt(4, last), owed=True)
         assert proves(found.value.proof) is proof
     with pytest.raises(ServerContradiction, match="another history") as found:
-        reader.checked.check_receipt(*Ledger().grow(3).receipt(1, 3))
+        reader.checked.check_receipt(*Ledger().grow(3).receipt(1, 3), owed=False)
     assert found.value.proof is None
 
 
 def test_a_receipt_beyond_our_end_binds_what_comes_to_stand_there(
     ledger: Ledger, reader: Reader
 ) -> None:
-    reader.checked.check_receipt(*ledger.branch(5, 3).receipt(6, 8))
+    reader.checked.check_receipt(*ledger.branch(5, 3).receipt(6, 8), owed=False)
     with pytest.raises(ServerContradiction, match="another history up to #8") as found:
         reader.take(ledger.show(6, 9))
     assert proves(found.value.proof) is Proof.OTHER_PAST
@@ -884,7 +907,7 @@ def test_no_honest_segment_is_ever_held_against_its_server(
         else:
             assert reader.checked.n == max(before, last)
         reader.checked.witness(ledger.head(other, min(expired, other)))
-        reader.checked.check_receipt(*ledger.receipt(first, last))
+        reader.checked.check_receipt(*ledger.receipt(first, last), owed=bool(other % 2))
         if reader.checked.n:
             assert reader.checked.hash == ledger.hash_at(reader.checked.n)
 

@@ -742,10 +742,44 @@ def test_a_receipt_is_remembered_until_our_log_gets_there(desk: Desk) -> None:
     assert proves(fault.proof) is Proof.TWO_HASHES
 
 
+def test_receipts_of_all_runs_are_remembered(desk: Desk) -> None:
+    """A later one of another history must not make the server's word for the first forgotten."""
+    desk.arrive(desk.bob.says())
+    truth = desk.ledger.branch(1, 0)
+    for place in (2, 5):
+        desk.ledger = truth
+        desk.answer_joins()
+        desk.ledger = truth.branch(1, place - 2)
+        (post, *_) = desk.say(f"for place {place}")
+        desk.ledger.envelopes.append(post.envelope)
+        desk.receipt(place, place)
+        desk.restart()
+        desk.connect()
+    assert {head.n for head in desk.vault.owed(TAG)} == {2, 5}
+    desk.ledger = truth
+    desk.log(desk.bob.says("instead"))
+    assert [fault.text for fault in desk.faults] == [
+        "the server contradicted itself: it signed another history up to #2"
+    ]
+
+
+def test_a_receipt_is_remembered_by_a_run_that_is_killed(desk: Desk) -> None:
+    """Once our log has not reached it for a moment; and forgotten when it has."""
+    desk.arrive(desk.bob.says())
+    (post,) = desk.say("mine")
+    desk.ledger.envelopes.append(post.envelope)
+    desk.receipt(2, 2)
+    desk.pass_time(1)
+    assert desk.vault.owed(TAG) == {desk.ledger.head(2)}
+    desk.show(desk.ledger.show(2, 2))
+    desk.pass_time(1)
+    assert desk.vault.owed(TAG) == set()
+
+
 def test_a_receipt_that_another_process_s_log_contradicts_is_told_at_once(desk: Desk) -> None:
     """Our log went beyond the receipt's place before we heard of it."""
     desk.arrive(desk.bob.says(), desk.bob.says(), desk.bob.says())
-    desk.vault.save_witness(TAG, desk.ledger.branch(1, 2).head(3))
+    desk.vault.save_owed(TAG, [desk.ledger.branch(1, 2).head(3)], [])
     desk.restart()
     (fault,) = desk.faults
     assert fault.text.endswith("it gave a receipt for #3 of another history than this")

@@ -57,7 +57,7 @@ def profile_with_everything(home: Path) -> Profile:
     other = OTHER_KEY.sign_head(TAG, bytes(32), 7, b"x" * 32, 0)
     proof = alice.save_evidence(TAG, Contradiction(TAG, KEY.public, HEAD, other))
     alice.update_room(TAG, record, fault="it went back", fault_ms=5, evidence=str(proof))
-    alice.save_witness(TAG, HEAD)
+    alice.save_owed(TAG, [HEAD], [])
     incarnation = alice.begin(TAG)
     alice.put(TAG, [Pending(incarnation, 1, b"i" * 32, b"sealed"), *_more(incarnation)])
     alice.verify(TAG, [b"k" * 32], 4)

@@ -272,7 +272,7 @@ def test_a_room_that_is_forgotten_is_gone_with_all_that_belongs_to_it(
     """Its replica too, and what was set aside; another room stays."""
     for tag in (TAG, OTHER):
         vault.save_room(tag, RECORD)
-        vault.save_witness(tag, HEAD)
+        vault.save_owed(tag, [HEAD], [])
         vault.put(tag, [pending(vault.begin(tag), 1)])
         vault.verify(tag, [b"key"], 1)
         open_replica(vault.replica_path(tag), tag).close()
@@ -283,7 +283,7 @@ def test_a_room_that_is_forgotten_is_gone_with_all_that_belongs_to_it(
     assert [known.tag for known in vault.rooms()] == [OTHER]
     assert (vault.waiting(TAG), vault.waiting(OTHER)) == (0, 1)
     assert (vault.is_verified(TAG, b"key"), vault.is_verified(OTHER, b"key")) == (False, True)
-    assert vault.witness(TAG) == NO_HEAD
+    assert vault.owed(TAG) == set()
     left = {path.name.split(".")[0] for path in (folder / "rooms").iterdir()}
     assert left == {OTHER.hex()}
 
@@ -334,18 +334,18 @@ def contradiction() -> Contradiction:
     return Contradiction(TAG, LOG_KEY.public, HEAD, HEAD._replace(hash=b"g" * 32))
 
 
-def test_the_highest_receipt_is_kept_until_the_log_is_set_aside(vault: Vault, folder: Path) -> None:
-    assert vault.witness(TAG) == NO_HEAD
+def test_receipts_are_kept_until_they_are_settled_or_the_log_is_set_aside(vault: Vault) -> None:
+    assert vault.owed(TAG) == set()
     vault.save_room(TAG, RECORD)
-    assert vault.witness(TAG) == NO_HEAD
-    lower = HEAD._replace(n=4)
-    for head, kept in ((HEAD, HEAD), (lower, HEAD), (HEAD._replace(n=6), HEAD._replace(n=6))):
-        vault.save_witness(TAG, head)
-        assert vault.witness(TAG) == kept
+    assert vault.owed(TAG) == set()
+    heads = [HEAD, HEAD._replace(n=4), HEAD._replace(n=6)]
+    vault.save_owed(TAG, heads[:2], [])
+    vault.save_owed(TAG, heads[1:], heads[:1])
+    assert vault.owed(TAG) == set(heads[1:])
     vault.save_room(TAG, RECORD)
-    assert vault.witness(TAG).n == 6
+    assert vault.owed(TAG) == set(heads[1:])
     vault.set_replica_aside(TAG)
-    assert vault.witness(TAG) == NO_HEAD
+    assert vault.owed(TAG) == set()
 
 
 def test_a_proof_is_kept_as_a_file_that_can_be_read_again(vault: Vault) -> None:
@@ -827,7 +827,7 @@ def a_lost_history(folder: Path) -> list[Entry]:
         replica.append([Addition(ROOM_KEYS.tag, entries, bytes(32))])
         replica.close()
         vault.save_room(ROOM_KEYS.tag, msgspec.structs.replace(RECORD, fault="it lost", kept_n=2))
-        vault.save_witness(ROOM_KEYS.tag, HEAD)
+        vault.save_owed(ROOM_KEYS.tag, [HEAD], [])
     return entries
 
 
@@ -840,7 +840,7 @@ def test_a_rejoining_that_dies_at_any_step_can_be_done_again(tmp_path: Path) -> 
             record = after_death.room(ROOM_KEYS.tag)
             assert record is not None
             assert (record.fault, record.kept_n) == ("", -1)
-            assert after_death.witness(ROOM_KEYS.tag) == NO_HEAD
+            assert after_death.owed(ROOM_KEYS.tag) == set()
             assert [row.id for row in after_death.adopt(ROOM_KEYS.tag)] == [entries[2].id]
             assert not after_death.replica_path(ROOM_KEYS.tag).exists()
         (aside,) = folder.glob("rooms/*.before-*.db")
@@ -1103,7 +1103,7 @@ def _outcome_of_use(folder: Path) -> str:
         with opened(folder) as vault:
             for known in vault.rooms():
                 vault.room(known.tag)
-                vault.witness(known.tag)
+                vault.owed(known.tag)
                 vault.is_muted(known.tag, b"key")
             vault.adopt(b"tag %12d" % 1)
             vault.put(TAG, [pending(vault.begin(TAG), 1)])

@@ -296,7 +296,11 @@ def _() -> Patches:
 @defence("witness")
 def _() -> Patches:
     """Heads beyond our own end are forgotten: those of beats, receipts and answers."""
-    return [patch.object(CheckedLog, "_promise", lambda *_: None)]
+    gone = property(lambda self: set(), lambda self, heads: None)
+    return [
+        patch.object(CheckedLog, "_promise", lambda *_: None),
+        patch.object(CheckedLog, "_owed", gone, create=True),
+    ]
 
 
 @defence("lineage")

@@ -23,7 +23,6 @@ from zchat.files import private_folder, storage_errors, sync_folder, take_lock, 
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Profile
 from zchat.member.vault import Contents, HeldRoom, Vault, member_folder
-from zchat.protocol.ledger import Head
 
 _SETTINGS = "member.toml"
 _EVIDENCE_NAME = re.compile(r"[0-9a-f]{8}-\d{1,19}\.json")
@@ -73,8 +72,7 @@ def _whole(profile: Profile, vault: Vault, room: HeldRoom) -> HeldRoom:
     """With its key, wherever that is kept, and the highest head that was seen."""
     root = profile.keeper.find_or_tell(room.record)
     record = msgspec.structs.replace(room.record, root=root, handle="", sealed_root=b"")
-    heads = [raw for raw in (room.witness, _checked_head(vault, room.tag)) if raw]
-    witness = max(heads, key=lambda raw: Head.unpack(raw).n, default=b"")
+    witness = room.witness + _checked_head(vault, room.tag)
     return msgspec.structs.replace(room, record=record, witness=witness)
 
 

@@ -87,6 +87,7 @@ class CheckedLog:
         self._ancestors: dict[bytes, list[bytes]] = {}
         self._compared: set[bytes] = set()  # former logs whose past was compared with its claim
         self._promised: set[Head] = set()  # signed heads that we cannot compare yet
+        self._owed: set[Head] = set()  # of those what was given to us: nothing pushes it out
         self.log = NO_LOG
         self.head = NO_HEAD
         tip = replica.tip(room)
@@ -144,7 +145,7 @@ class CheckedLog:
         if head.n != word.first + len(items) - 1:
             raise ServerContradiction("it sent entries that do not end at their head")
         entries = self._fold(word, items, head)
-        self._promise(head)
+        self._owed.add(head)
         return entries
 
     def _no_room(self, word: Entries, items: list[Item]) -> Segment:
@@ -294,9 +295,10 @@ class CheckedLog:
 
         Raises ServerContradiction; called again, it goes on with what is left.
         """
-        for promised in sorted(self._promised, key=lambda head: head.n):
+        for promised in sorted(self._promised | self._owed, key=lambda head: head.n):
             if not self._may_reach(promised):
                 self._promised.discard(promised)
+                self._owed.discard(promised)
                 self._compare(promised)
         self._check_ancestors()
 
@@ -351,10 +353,16 @@ class CheckedLog:
             return Seen.FITS
         return self._if_signed(seen, Seen.FORK)
 
-    def witness(self, head: Head, *, keep: bool = True) -> Seen:
+    @property
+    def owed(self) -> frozenset[Head]:
+        """Heads of receipts and glimpses beyond our end: the log must reach them."""
+        return frozenset(self._owed)
+
+    def witness(self, head: Head, *, keep: bool = True, owed: bool = False) -> Seen:
         """A head heard outside the log (a beat, a receipt): compared now, or when we get there.
 
-        Not then, if it is not to be kept.
+        Not then, if it is not to be kept; in any case then, if it is `owed` to us: of the others,
+        whoever sends many pushes out some.
         """
         if head.n == 0:
             return Seen.FITS
@@ -362,7 +370,9 @@ class CheckedLog:
             return self.judge(head, self.n + 1)
         if not head_holds(head, self._room, self._log_key):
             return Seen.FORGED
-        if keep:
+        if owed:
+            self._owed.add(head)
+        elif keep:
             self._promise(head)
         return Seen.AHEAD
 
@@ -380,10 +390,13 @@ class CheckedLog:
 
     def promised_n(self) -> int:
         """The highest place the server is known to have signed beyond our end; 0 if none."""
-        return max((head.n for head in self._promised), default=0)
+        return max((head.n for head in self._promised | self._owed), default=0)
 
-    def check_receipt(self, stored: Stored, ids: list[bytes]) -> Head:
-        """The signed head of a receipt whose ids fold into it. Raises ServerContradiction."""
+    def check_receipt(self, stored: Stored, ids: list[bytes], *, owed: bool) -> None:
+        """A receipt's ids must fold into its signed head. Raises ServerContradiction.
+
+        `owed`: it is for a post of ours that had none yet, so there are no more than posts.
+        """
         head = Head.unpack(stored.head)
         folded = chain(stored.before, stored.first, ids)
         holds = (
@@ -394,11 +407,10 @@ class CheckedLog:
         )
         if not holds:
             raise ServerContradiction("it sent a receipt that does not hold")
-        if self.witness(head) in (Seen.FORK, Seen.OTHER_LOG):
+        if self.witness(head, owed=owed) in (Seen.FORK, Seen.OTHER_LOG):
             raise ServerContradiction(
                 f"its receipt names another history up to #{head.n}", self.proof_against(head)
             )
-        return head
 
     def _if_signed(self, head: Head, verdict: Seen) -> Seen:
         return verdict if head_holds(head, self._room, self._log_key) else Seen.FORGED

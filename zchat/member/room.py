@@ -48,11 +48,12 @@ from zchat.protocol.body import (
 )
 from zchat.protocol.envelope import EnvelopeClass
 from zchat.protocol.keys import RoomKeys
-from zchat.protocol.ledger import NO_HEAD, Head, judge
+from zchat.protocol.ledger import Head, judge
 from zchat.protocol.limits import ASK_BYTES
 from zchat.protocol.seal import open_envelope
 
 _LONGEST_STEP_S = 1.0
+_OWED_S = 0.25  # a receipt that our log has not reached by then is kept for the next run
 _MOST_REMEMBERED = 10_000  # of keys, which anybody who has the passphrase can make up
 _LONG_WAY = 2_000  # entries to go, from where the newest are asked for ahead of them
 _GLIMPSED = 60
@@ -101,7 +102,8 @@ class Room:
         self._behind_n: int | None = None
         self._ticked_at = clock.now()
         self._is_stale = False
-        self._witness = NO_HEAD
+        self._kept_owed: frozenset[Head] = frozenset()  # as the vault holds them
+        self._owed_at = clock.now()
         self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
         self.tip = self.checked.n
@@ -135,9 +137,8 @@ class Room:
         return self.fault or self._delivery.withheld
 
     def close(self) -> None:
-        """Keep the last receipt that our log has not reached, and let the replica go."""
-        if self._witness.n > self.checked.n:
-            self._vault.save_witness(self.tag, self._witness)
+        """Keep the receipts that our log has not reached, and let the replica go."""
+        self._keep_owed()
         self._replica.close()
 
     # ---- reading ----
@@ -152,9 +153,10 @@ class Room:
             n = entries[-1].n
 
     def recall(self) -> list[Happening]:
-        """What an earlier run's receipt says about our log, if anything."""
-        witness = self._vault.witness(self.tag)
-        return self._witnessed(witness) if witness.n else []
+        """What earlier runs' receipts say about our log, if anything."""
+        self._kept_owed = frozenset(self._vault.owed(self.tag))
+        by_place = sorted(self._kept_owed, key=lambda head: head.n)
+        return [row for head in by_place for row in self._owed(head)]
 
     def arrived(self, arrived: Arrived) -> tuple[Step, list[Happening]]:
         """An ENTRIES: what it means, and what there is to tell. Raises Malformed."""
@@ -328,13 +330,21 @@ class Room:
         self._save(kept_n=kept)
         return told
 
-    def _witnessed(self, witness: Head) -> list[Happening]:
+    def _owed(self, head: Head) -> list[Happening]:
         """The head of an earlier run's receipt: our log must reach it on the same chain."""
-        if self.checked.witness(witness) in (Seen.FORK, Seen.OTHER_LOG):
-            text = f"it gave a receipt for #{witness.n} of another history than this"
-            proof = self.checked.proof_against(witness)
+        if self.checked.witness(head, owed=True) in (Seen.FORK, Seen.OTHER_LOG):
+            text = f"it gave a receipt for #{head.n} of another history than this"
+            proof = self.checked.proof_against(head)
             return self._at_fault(ServerContradiction(text, proof))
         return []
+
+    def _keep_owed(self) -> None:
+        """What is owed is for the next run, too; one that only reads in memory takes none back."""
+        owed = self.checked.owed
+        settled = self._kept_owed - owed if self._is_writer else frozenset()
+        if settled or owed - self._kept_owed:
+            self._vault.save_owed(self.tag, owed - self._kept_owed, settled)
+            self._kept_owed = self._kept_owed - settled | owed
 
     # ---- writing ----
 
@@ -366,11 +376,9 @@ class Room:
         """A STORED: what it confirms. Raises Malformed."""
         word, ids = receipt
         try:
-            head = self.checked.check_receipt(word, ids)
+            self.checked.check_receipt(word, ids, owed=not self.unconfirmed.isdisjoint(ids))
         except ServerContradiction as found:
             return self._at_fault(found)
-        if head.n > max(self.checked.n, self._witness.n):
-            self._witness = head
         return [*self._outbox.confirm(enumerate(ids, word.first))]
 
     @property
@@ -452,6 +460,9 @@ class Room:
         n, promised_n = self.checked.n, self.checked.promised_n()
         late = self._delivery.tick(passed, n, promised_n, self.tip, following=following)
         self.transcript.caught_up = self.transcript.caught_up or self.is_slow
+        if now - self._owed_at >= _OWED_S:  # what is reached by then costs no commit
+            self._owed_at = now
+            self._keep_owed()
         return [*late, *self._staleness(now)]
 
     def _staleness(self, now: float) -> list[Happening]:

@@ -28,7 +28,7 @@ from nacl.secret import SecretBox
 from zmq.utils import z85
 
 from zchat.database import Access, Database, Schema
-from zchat.errors import StoreBusy, StoreUnreadable
+from zchat.errors import Malformed, StoreBusy, StoreUnreadable
 from zchat.files import (
     Lock,
     lock_file,
@@ -43,8 +43,8 @@ from zchat.log.sqlite import SqliteLog
 from zchat.member.invite import Invite, Origin, Server
 from zchat.protocol import evidence
 from zchat.protocol.keys import Author, RoomKeys
-from zchat.protocol.ledger import NO_HEAD, Contradiction, Head
-from zchat.protocol.limits import INCARNATION_BYTES, KEY_BYTES
+from zchat.protocol.ledger import Contradiction, Head
+from zchat.protocol.limits import HEAD_BYTES, INCARNATION_BYTES, KEY_BYTES
 
 _SWEEP_AFTER_S = 3_600
 _LONGEST_FOLDER = 250  # a file system's 255; 32 letters of some scripts, escaped, are longer
@@ -57,7 +57,7 @@ CREATE TABLE secrets (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE rooms (
     tag     BLOB PRIMARY KEY,
     sealed  BLOB NOT NULL,       -- a RoomRecord
-    witness BLOB NOT NULL,       -- the highest head of a receipt that the replica has not reached
+    witness BLOB NOT NULL,       -- the heads of receipts that the replica has not reached
     used_ms INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE incarnations (
@@ -125,7 +125,7 @@ class KnownRoom(NamedTuple):
 
 
 class HeldRoom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A room as a vault holds it; `witness` is a head that its log must reach."""
+    """A room as a vault holds it; `witness` are heads that its log must reach."""
 
     tag: bytes
     record: RoomRecord
@@ -320,18 +320,23 @@ class Vault:
         """Where the replica of a room's log stands."""
         return private_folder(self._folder / "rooms") / f"{tag.hex()}.db"
 
-    def witness(self, tag: bytes) -> Head:
-        """The highest head of a receipt: the replica must lie on it when it gets there."""
+    def owed(self, tag: bytes) -> set[Head]:
+        """The heads of receipts: the replica must lie on each when it gets there."""
         with self._db.failures():
             row = self._db.execute("SELECT witness FROM rooms WHERE tag = ?", (tag,)).fetchone()
-        return Head.unpack(row[0]) if row and row[0] else NO_HEAD
+        raw = row[0] if row else b""
+        try:
+            return {Head.unpack(raw[at : at + HEAD_BYTES]) for at in range(0, len(raw), HEAD_BYTES)}
+        except (Malformed, TypeError):  # as with what does not unseal
+            path = self._folder / "vault.db"
+            raise StoreUnreadable(path=path, reason="a receipt in it is none") from None
 
-    def save_witness(self, tag: bytes, head: Head) -> None:
-        """Keep the head of a receipt, if it is higher than what is kept."""
+    def save_owed(self, tag: bytes, more: Iterable[Head], settled: Iterable[Head]) -> None:
+        """Keep these heads beside what is kept, but for those that the replica has reached."""
         with self._db.transaction():
-            if self.witness(tag).n >= head.n > 0:
-                return
-            self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (head.packed, tag))
+            held = (self.owed(tag) | set(more)) - set(settled)
+            raw = b"".join(head.packed for head in sorted(held, key=lambda head: head.n))
+            self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (raw, tag))
 
     def save_evidence(self, tag: bytes, found: Contradiction) -> Path:
         """Keep a proof against the server as a file that anybody can check."""
@@ -343,7 +348,7 @@ class Vault:
     def set_replica_aside(self, tag: bytes) -> Path:
         """Rename a room's replica, so that a new one begins. Raises StoreBusy while one reads it.
 
-        Its last receipt goes with it, for that is a promise of the former log.
+        Its receipts go with it, for they are promises of the former log.
         """
         path = self.replica_path(tag)
         moment = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.urandom(2).hex()}"
@@ -354,7 +359,7 @@ class Vault:
             if path.exists():
                 path.rename(aside)
                 sync_folder(path.parent)
-        self.save_witness(tag, NO_HEAD)
+        self.save_owed(tag, (), self.owed(tag))
         return aside
 
     # ---- incarnations and outbox ----

@@ -1245,3 +1245,36 @@ def test_a_head_of_no_entries_is_a_head(desk: Desk) -> None:
     assert desk.told[-1] == Progress(0, 0, True)
     assert Head.unpack(desk.ledger.end(0).word.head).n == 0
     assert isinstance(desk.ledger.end(0).word, Entries)
+
+
+# ---- who has shown to have a message ----
+
+
+def test_whose_head_is_ours_has_what_stands_below_it(desk: Desk) -> None:
+    """By a beat, by a message; up to that head and no further."""
+    desk.arrive(desk.bob.says("one"), desk.carol.says("two"))
+    ledger, room = desk.ledger, desk.room
+    assert [room.seen_by(n) for n in (1, 2)] == [[], []]
+    desk.cast(desk.bob, beat(desk.bob, ledger.head(1).packed))
+    assert [room.seen_by(n) for n in (1, 2)] == [[desk.bob.marked], []]
+    desk.cast(desk.bob, beat(desk.bob, ledger.head(2).packed, count=2))
+    desk.cast(desk.bob, beat(desk.bob, ledger.head(1).packed, count=3))
+    assert room.seen_by(2) == [desk.bob.marked]
+    desk.log(desk.bob.says("three"), desk.carol.says("four", seen=ledger.head(2).packed))
+    assert room.seen_by(2) == [desk.bob.marked, desk.carol.marked]
+    assert room.seen_by(3) == []
+
+
+def test_a_head_counts_once_our_log_gets_there_and_only_if_it_is_ours(desk: Desk) -> None:
+    """A beat can be quicker than the entries; another history vouches for nothing."""
+    desk.arrive(desk.bob.says("one"))
+    desk.ledger.envelopes += [desk.bob.says("two")]
+    desk.cast(desk.bob, beat(desk.bob, desk.ledger.head(2).packed))
+    assert desk.room.seen_by(1) == []
+    desk.show(desk.ledger.show(2, 2))
+    assert [desk.room.seen_by(n) for n in (1, 2)] == [[desk.bob.marked]] * 2
+    forged = desk.ledger.head(2)._replace(hash=bytes(32))
+    desk.cast(desk.carol, beat(desk.carol, forged.packed))
+    other = desk.ledger.head(2)._replace(log=bytes(32))
+    desk.cast(Person("dave"), beat(Person("dave"), other.packed))
+    assert desk.room.seen_by(1) == [desk.bob.marked]

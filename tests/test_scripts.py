@@ -23,11 +23,13 @@ from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait
 from tests.test_docs import all_commands, command_at
 from tests.test_hostile_text import OBEYED
 from tests.test_hostile_text import _say as say_as
+from zchat.member.rows import Here
 from zchat.ui.cli import bench
 from zchat.ui.cli import tail as tail_command
 from zchat.ui.cli.main import cli
 from zchat.ui.cli.manual import TOPICS
 from zchat.ui.schema import OBJECTS
+from zchat.ui.show import row_json
 
 # ---- a command for each message ----
 
@@ -437,14 +439,14 @@ def test_every_object_is_as_the_help_says(talk: World, inside: Inside) -> None:
     tail.expect('"kind":"here"')
     bob.end_input()
     assert bob.wait() == 0
-    tail.expect('"kind":"left"')
     assert tail.end() == 143
+    check_object("tail: here", row_json("lobby", Here(bytes(32), "bob", here=False)))
     others = {"notice": "tail: notice", "join": "tail: join", "here": "tail: here"}
     kinds = []
     for line in tail.lines:
         kinds.append(json.loads(line)["kind"])
         check_object(others.get(kinds[-1].replace("left", "here"), "tail"), line)
-    assert {"text", "join", "here", "left"} <= set(kinds)
+    assert {"text", "join", "here"} <= set(kinds)
 
 
 def test_every_command_that_prints_objects_is_explained() -> None:

@@ -266,6 +266,22 @@ def test_a_reader_that_has_enough_of_what_a_command_prints_ends_the_tail(
     assert done.stderr == ""
 
 
+def test_a_tail_ends_with_its_reader_in_a_quiet_room_too(talk: World, inside: Inside) -> None:
+    """`| head -1` waits for nobody to speak again."""
+    after = add(talk, inside, [("bob", "the last word")])
+    program = " ".join(ZCHAT)
+    done = subprocess.run(
+        ["bash", "-c", f"{program} tail lobby -f --after {after} | head -1"],
+        env=environment(talk.home("alice")),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.endswith(": the last word\n")
+    assert done.stderr == ""
+
+
 # ---- waiting to be seen ----
 
 

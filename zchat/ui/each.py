@@ -100,7 +100,7 @@ class Each:
             raise
 
     def _judge(self, code: int | None, n: int) -> None:
-        if code == -signal.SIGPIPE and _is_closed(_STDOUT):
+        if code == -signal.SIGPIPE and is_closed(_STDOUT):
             raise OutputGone
         if code is not None and code < 0:
             self._fail(f"was ended by {_signal_name(-code)} for #{n}")
@@ -132,8 +132,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _is_closed(descriptor: int) -> bool:
+def is_closed(descriptor: int) -> bool:
     """Whether nobody reads any more what is written there."""
     poll = select.poll()
     poll.register(descriptor, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

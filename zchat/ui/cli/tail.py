@@ -22,13 +22,14 @@ from zchat.ui.cli.common import (
     screen,
     show_progress,
 )
-from zchat.ui.each import Each, OutputGone
+from zchat.ui.each import Each, OutputGone, is_closed
 from zchat.ui.moments import since_ms
 from zchat.ui.plain import offline_line
 from zchat.ui.show import other_line, row_json
 from zchat.ui.visit import History, Visit, is_text
 
 _EXEC_TIMEOUT_S = 60.0
+_READER_GONE_AFTER_S = 1.0  # in a quiet room: `| grep -m1 done` ends before somebody speaks again
 _MOST_WAITING = 10_000  # events, while a command runs: they are held in memory
 
 
@@ -191,8 +192,10 @@ async def _follow(visit: Visit, wanted: Callable[[Row], bool], shower: _Shower |
     """Until somebody interrupts us, or the server's fault ends it."""
     told_offline = False
     while True:
-        event = await visit.client.next_event()
+        event = await visit.client.next_event(_READER_GONE_AFTER_S)
         if event is None:
+            if is_closed(1):
+                raise ReaderGone
             continue
         visit.note(event)
         what = event.what

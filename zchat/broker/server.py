@@ -274,6 +274,8 @@ class Server:
     def _say_farewell(self, text: str = "") -> None:
         self._send(self._core.farewell(text))
         self._router.linger = _FAREWELL_MS
+        if text:  # a member whose connection ends loses what it has not read by then
+            time.sleep(_FAREWELL_MS / 1000)
 
     def close(self) -> None:
         """Give back sockets and store."""

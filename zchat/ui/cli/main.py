@@ -80,7 +80,7 @@ _SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "This program": {
         "profile": (
             "profile:profile",
-            "Back up who you are, sealed under a passphrase, and be it again elsewhere.",
+            "Back up who you are, sealed, and be it again elsewhere.",
         ),
         "config": (
             "settings:config",

@@ -41,7 +41,7 @@ _DERIVING = "Deriving the backup's key (Argon2id, 256 MiB) ..."
 
 @click.group()
 def profile() -> None:
-    """Back up who you are, sealed under a passphrase, and be it again elsewhere.
+    """Back up who you are, sealed, and be it again elsewhere.
 
     \b
         zchat profile export me.zchat

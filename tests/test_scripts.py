@@ -23,11 +23,12 @@ from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait
 from tests.test_docs import all_commands, command_at
 from tests.test_hostile_text import OBEYED
 from tests.test_hostile_text import _say as say_as
-from zchat.member.rows import Here
+from zchat.member.rows import Here, Kind, Message, Status
 from zchat.ui.cli import bench
 from zchat.ui.cli import tail as tail_command
 from zchat.ui.cli.main import cli
 from zchat.ui.cli.manual import TOPICS
+from zchat.ui.each import Each
 from zchat.ui.schema import OBJECTS
 from zchat.ui.show import row_json
 
@@ -119,6 +120,7 @@ MISHAPS = """\
 case "$(cat)" in
   fail) exit 3 ;;
   die) kill -9 $$ ;;
+  odd) kill -40 $$ ;;
   hang) sleep 600 & echo $! > "$OUT"; wait ;;
   *) echo "did $MESSAGE_N" ;;
 esac
@@ -130,19 +132,19 @@ def test_a_command_that_fails_or_hangs_is_told_and_the_next_message_has_its_turn
 ) -> None:
     """Every message has its turn once; who hangs is ended, with what it started; exit 1."""
     out = tmp_path / "pid"
-    after = add(
-        talk, inside, [("bob", text) for text in ("one", "fail", "two", "die", "hang", "last")]
-    )
-    n = [int(after) + number for number in range(7)]
+    texts = ("one", "fail", "two", "die", "odd", "hang", "last")
+    after = add(talk, inside, [("bob", text) for text in texts])
+    n = [int(after) + number for number in range(8)]
     command = script(tmp_path, MISHAPS)
-    arguments = ["--after", after, "--exec", command, "--exec-timeout", "0.5"]
+    arguments = ["--after", after, "--exec", command, "--exec-timeout", "2"]
     done = inside(talk.home("alice"), "tail", "lobby", *arguments, OUT=str(out))
-    assert done.stdout.splitlines() == [f"did {n[1]}", f"did {n[3]}", f"did {n[6]}"]
+    assert done.stdout.splitlines() == [f"did {n[1]}", f"did {n[3]}", f"did {n[7]}"]
     name = shlex.split(command)[0]
     assert done.stderr.splitlines() == [
         f"zchat: {name} ended with 3 for #{n[2]}",
         f"zchat: {name} was ended by SIGKILL for #{n[4]}",
-        f"zchat: {name} took longer than 0.5 s for #{n[5]}, and was ended",
+        f"zchat: {name} was ended by signal 40 for #{n[5]}",
+        f"zchat: {name} took longer than 2 s for #{n[6]}, and was ended",
     ]
     assert done.returncode == 1
     assert not is_running(int(out.read_text()))
@@ -155,6 +157,31 @@ def is_running(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")  # one that is dead, and whose parent does not look, is there
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_end_that_comes_while_a_command_is_started_ends_it(tmp_path: Path) -> None:
+    """It is waited for, and not for ever; nothing of it goes on."""
+    out = tmp_path / "pid"
+    lingers = script(tmp_path, '#!/bin/sh\necho $$ > "$OUT"\nexec sleep 600\n')
+    each = Each(lingers, "lobby", print, 60, as_json=False)
+    message = Message(
+        *(1, b"id", b"key", "bob", "bob", False, False, Kind.TEXT, "text", None, 0, 0),
+        Status.STORED,
+    )
+
+    async def broken_off(turns: int) -> None:
+        running = asyncio.create_task(each.run(message, {**os.environ, "OUT": str(out)}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    for turns in range(1, 5):
+        asyncio.run(asyncio.wait_for(broken_off(turns), 30))
+        if out.exists() and out.read_text():
+            assert not is_running(int(out.read_text()))
+    assert not each.has_failed
 
 
 @pytest.mark.parametrize(
@@ -310,6 +337,9 @@ def test_a_message_is_seen_once_another_members_program_holds_it(
     bob.expect(": and five$")
     bob.end_input()
     assert bob.wait() == 0
+    done = here.run("alice", *seen, "20", "-", stdin="x" * 70_000)
+    assert done.returncode == 1
+    assert "The message has more than 65536 bytes" in done.stderr
 
 
 def test_a_reply_shows_as_well_that_a_message_was_seen(here: World, inside: Inside) -> None:

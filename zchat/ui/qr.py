@@ -17,8 +17,7 @@ _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # by the d
 def qr_rows(line: str, *, colours: bool) -> list[str]:
     """The rows of characters, all of one width."""
     modules = [list(row) for row in segno.make_qr(line, error="l").matrix_iter(border=_QUIET)]
-    if len(modules) % 2:
-        modules.append([0] * len(modules[0]))
+    modules.append([0] * len(modules[0]))  # a code has an odd number of rows
     pairs = zip(modules[::2], modules[1::2], strict=True)
     rows = ["".join(map(_block, above, below)) for above, below in pairs]
     return [f"\x1b[38;5;231;48;5;16m{row}\x1b[0m" for row in rows] if colours else rows

@@ -5,6 +5,7 @@ what it wrote down itself.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -160,27 +161,37 @@ def is_running(pid: int) -> bool:
 
 
 def test_an_end_that_comes_while_a_command_is_started_ends_it(tmp_path: Path) -> None:
-    """It is waited for, and not for ever; nothing of it goes on."""
+    """It is waited for, and not for ever; nothing of it goes on, not what it started either."""
     out = tmp_path / "pid"
-    lingers = script(tmp_path, '#!/bin/sh\necho $$ > "$OUT"\nexec sleep 600\n')
+    lingers = script(tmp_path, '#!/bin/sh\nsleep 600 & echo $! > "$OUT"; wait\n')
     each = Each(lingers, "lobby", print, 60, as_json=False)
     message = Message(
         *(1, b"id", b"key", "bob", "bob", False, False, Kind.TEXT, "text", None, 0, 0),
         Status.STORED,
     )
 
+    def gets_going() -> None:
+        """What was started goes on while our own part of starting it has no turn."""
+        with contextlib.suppress(AssertionError):
+            wait_for("it runs", lambda: out.exists() and bool(out.read_text()), 0.3)
+
     async def broken_off(turns: int) -> None:
         running = asyncio.create_task(each.run(message, {**os.environ, "OUT": str(out)}))
         for _ in range(turns):
             await asyncio.sleep(0)
+        gets_going()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
 
-    for turns in range(1, 5):
+    pids: list[int] = []
+    for turns in range(1, 6):
+        out.unlink(missing_ok=True)
         asyncio.run(asyncio.wait_for(broken_off(turns), 30))
-        if out.exists() and out.read_text():
-            assert not is_running(int(out.read_text()))
+        if out.exists():
+            pids.append(int(out.read_text()))
+            wait_for("what it started has ended", lambda: not is_running(pids[-1]))
+    assert pids
     assert not each.has_failed
 
 

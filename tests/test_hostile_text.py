@@ -568,6 +568,8 @@ class RefusingServer:
             self.refused += 1
             req, k = getattr(word, "req", 0), getattr(word, "k", 0)
             room = word.rooms[0].room if isinstance(word, wire.Join) else getattr(word, "room", b"")
+            if not self._code:
+                return
             yield wire.encode(wire.Refuse(req, k, self._code, room, 60_000, self._text))
 
     def close(self) -> None:
@@ -625,6 +627,20 @@ def test_a_room_that_is_never_let_in_ends_in_time(here: World, code: str, exit_c
         terminal = here.terminal("alice", "tail", *where, columns=200, ZCHAT_TIMEOUT_S="2")
         assert leaks(finished(terminal, exit_code)) == []
         assert server.refused
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"), [(["tail", "lobby"], 6), (["send", "lobby", "two"], 6)]
+)
+def test_a_command_ends_where_a_server_greets_and_then_falls_silent(
+    here: World, command: list[str], exit_code: int
+) -> None:
+    """It connects again and again meanwhile, and ends in the middle of that all the same."""
+    here.run("alice", "send", here.broker.invite(), "one", "--name", "alice")
+    with refusing(here, refuses="JOIN", code="") as server:
+        done = here.run("alice", *command, ZCHAT_ANSWER_TIMEOUT_S="0.3", ZCHAT_TIMEOUT_S="2")
+        assert done.returncode == exit_code, done.stderr
+        assert server.refused > 1
 
 
 def test_a_server_of_another_version_is_quoted_safely(here: World) -> None:

@@ -221,6 +221,13 @@ class NoAnswer(ZchatError):
     hint = "They go out with the next `zchat send` or `zchat join`; do not send them again."
 
 
+class FellSilent(ZchatError):
+    """The server at {address} is there, and said nothing of this room for {seconds} s."""
+
+    exit_code = Exit.TIMEOUT
+    hint = "Try again; if that stays so, ask whoever runs it."
+
+
 class NotSeen(ZchatError):
     """Stored as #{n}, and nobody else's program has shown within {seconds} s to have it: {whom}."""
 

@@ -32,7 +32,7 @@ from zchat.member.core import Core, Do
 from zchat.member.invite import Server, format_address
 from zchat.member.presence import Rhythm
 from zchat.member.room import Room
-from zchat.member.rows import Composed, Event
+from zchat.member.rows import Composed, Event, ServerSays
 from zchat.member.session import Reopen, Say, Session, Timing
 from zchat.member.vault import AccessPair, RoomRecord, Vault
 from zchat.protocol.keys import RoomKeys
@@ -40,6 +40,7 @@ from zchat.protocol.limits import MAX_MESSAGE_BYTES
 
 _TICK_S = 0.1
 _FAREWELL_MS = 300
+_MOST_WAITING = 1_000  # events, from where on what the server only says is dropped
 _SHORTEST_LIFE_S = 1.0  # of a socket, or a server could have us make one after the other
 
 # Exact values and their reasons: docs/architecture.md, "ZeroMQ options".
@@ -96,6 +97,7 @@ class Client:
         self._rooms: list[Room] = []
         self._retry = asyncio.Event()
         self._added: set[bytes] = set()
+        self._closing = False
 
     # ---- rooms ----
 
@@ -157,6 +159,7 @@ class Client:
 
     async def close(self) -> None:
         """Say farewell, end the connection, give the replicas back."""
+        self._closing = True  # what is ending for a reason of its own does not hear of a cancel
         if self._socket is not None and self._core.online:
             self._do(self._core.farewell())
             self._socket.linger = _FAREWELL_MS
@@ -194,6 +197,8 @@ class Client:
             while True:
                 not_before = self._clock.now() + _SHORTEST_LIFE_S
                 await self._use_one_socket()
+                if self._closing:
+                    return
                 await asyncio.sleep(max(0.0, not_before - self._clock.now()))
         except ZchatError as error:
             self._events.put_nowait(error)
@@ -278,4 +283,6 @@ class Client:
             sent.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event.what, ServerSays) and self._events.qsize() > _MOST_WAITING:
+            return  # whoever listens is busy, and a server can say as much as it likes
         self._events.put_nowait(event)

@@ -80,9 +80,10 @@ class PlainChat:
 
     def _take(self, event: Event) -> None:
         self._visit.note(event)
-        if isinstance(event.what, Message | Confirmed | Notice):
-            self._moved.set()
         what = event.what
+        is_ours = isinstance(what, Message) and what.id in self._unseen
+        if is_ours or isinstance(what, Confirmed) or self._visit.room.fault:
+            self._moved.set()  # what others say is no answer to us
         if isinstance(what, Message | Notice | Here):
             self.show(what)
         elif isinstance(what, ServerSays) and (what.code != "stopping" or what.text):

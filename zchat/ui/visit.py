@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from zchat.clock import Clock
 from zchat.config import MemberConfig
-from zchat.errors import EmptyRoom, NoAnswer, Refused, Unreachable, WeakPassphrase
+from zchat.errors import EmptyRoom, FellSilent, Refused, Unreachable, WeakPassphrase
 from zchat.member.client import Client
 from zchat.member.profile import Opened
 from zchat.member.room import Room
@@ -116,7 +116,7 @@ class Visit:
         """Read what the replica holds, then what the server has beyond it.
 
         Ends caught up, or at a fault of the server, or, for a room known here, offline. Raises
-        Unreachable for a room that is not known here, NoAnswer where the server falls silent.
+        Unreachable for a room that is not known here, FellSilent where the server falls silent.
         """
         for row in self.room.replay():
             keep.add(row)
@@ -127,8 +127,8 @@ class Visit:
             now = time.monotonic()
             if event is not None:
                 self.note(event)
-                answers = self.client.online and not isinstance(event.what, ServerSays)
-                quiet_since = now if answers else quiet_since
+                if not isinstance(event.what, ServerSays | Connection):  # it answers about the room
+                    quiet_since = now
                 if isinstance(event.what, Progress):
                     progress(event.what)
                 elif isinstance(event.what, Glimpse):
@@ -162,7 +162,7 @@ class Visit:
             code, text = self.refusal
             raise Refused(address=self.address, code=code, text=text, count=0, ids="none")
         if self.client.online and quiet_s > self.config.timeout_s:
-            raise NoAnswer(address=self.address, seconds=f"{quiet_s:.0f}", count=0, ids="none")
+            raise FellSilent(address=self.address, seconds=f"{quiet_s:.0f}")
         if not self.client.online and quiet_s > self._patience_s and self.is_new_here:
             raise Unreachable(address=self.address)
 

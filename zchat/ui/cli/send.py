@@ -9,7 +9,7 @@ from zchat.config import MemberConfig
 from zchat.errors import Exit, NothingToSay, NotSeen, ServerFault, TextTooLong
 from zchat.member.profile import Opened
 from zchat.member.room import Room
-from zchat.member.rows import Confirmed, Event, Notice, Progress, ServerSays
+from zchat.member.rows import Confirmed, Event, Notice, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import config_for, has_terminal, run, say, timeout_option
@@ -142,12 +142,14 @@ class _Sending:
 
     async def _confirmed(self, visit: Visit, most: int, timeout_s: float) -> None:
         """Wait until no more than `most` of our messages are on the way."""
-        waited_since = visit.clock.now()
+        waited_since, reached = visit.clock.now(), visit.room.checked.n
         while len(visit.room.unconfirmed) > most:
             event = await visit.client.next_event(0.1)
             if event is not None:
                 self._take(visit, event)
-                if isinstance(event.what, Confirmed | Progress):
+                reads_on = not visit.caught_up and visit.room.checked.n > reached
+                if reads_on or isinstance(event.what, Confirmed):
+                    reached = visit.room.checked.n
                     waited_since = visit.clock.now()
                 elif isinstance(event.what, ServerSays) and event.what.code == "room-full":
                     say(f"-- server says: {event.what.code} {event.what.text}".rstrip())

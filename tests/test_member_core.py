@@ -383,17 +383,19 @@ def test_an_entry_that_cannot_be_received_is_passed_over_and_named(desk: Desk) -
 
 
 def test_only_what_comes_live_is_late(desk: Desk) -> None:
-    """Who was away cannot know when the server got it."""
+    """Who was away cannot know when the server got it, but for what was due before."""
     old = desk.clock.wall_ms() - 10**9
     desk.connect()
     desk.log(desk.bob.says("history", at_ms=old))
     desk.log(desk.bob.says("live", at_ms=old))
     desk.disconnect()
     desk.connect()
-    desk.log(desk.bob.says("meanwhile", at_ms=old))
+    meanwhile = desk.clock.wall_ms() - 60_000
+    desk.clock.time += 600.0
+    desk.log(desk.bob.says("meanwhile", at_ms=meanwhile), desk.bob.says("held back", at_ms=old))
     desk.log(desk.bob.says("live again", at_ms=old))
     statuses = [what.status for what in desk.told if isinstance(what, Message)]
-    assert statuses == [Status.STORED, Status.LATE, Status.STORED, Status.LATE]
+    assert statuses == [Status.STORED, Status.LATE, Status.STORED, Status.LATE, Status.LATE]
 
 
 # ---- a server that goes back ----

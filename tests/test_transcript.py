@@ -497,6 +497,8 @@ LOOK_ALIKES = [
     ("bob", "bοb"),  # Greek omicron
     ("modern", "rnodem"),
     ("will", "vvill"),
+    ("daire", "claire"),
+    ("alice", "alic℮"),
     ("?!", "? !"),
 ]
 
@@ -883,6 +885,19 @@ def test_three_intervals_without_proof_while_others_are_heard_are_stale() -> Non
     assert room.stale(1.0) == 181.0
     room.hear(beat(echo=[room.say()], count=2))
     assert room.stale() == 0.0
+
+
+def test_one_late_beat_after_a_long_silence_proves_nothing() -> None:
+    """A server that let nobody be heard for long lets one recorded beat through."""
+    room = Room()
+    room.hear(beat())
+    assert room.stale(10_000.0) == 10_000.0
+    room.hear(beat(count=2))
+    assert room.stale() == 10_000.0
+    room.hear(beat(echo=[room.say()], count=3))
+    assert room.stale(180.0) == 0.0
+    room.hear(beat(), CAROL)
+    assert room.stale(1.0) == 181.0
 
 
 def test_newcomers_do_not_put_off_what_the_others_owe() -> None:

@@ -28,12 +28,15 @@ def skeleton(name: str) -> str:
     visible = [c for c in decomposed if unicodedata.category(c) not in _INVISIBLE | {"Zs"}]
     letters = [c for c in visible if _is_letter(c)]
     plain = "".join(map(_prototype, letters or visible))
-    return plain.replace("rn", "m").replace("vv", "w")
+    return plain.replace("rn", "m").replace("vv", "w").replace("cl", "d")
 
 
 def _is_letter(char: str) -> bool:
     """Whether a name is read by it: also a bar, which is read as an l."""
-    return char == "|" or (unicodedata.category(char)[0] in "LN" and char not in _BLANKS)
+    category = unicodedata.category(char)[0]
+    if category == "S":  # some signs are drawn as letters: U+212E, the estimated sign
+        return char == "|" or _prototype(char).isalnum()
+    return category in "LN" and char not in _BLANKS
 
 
 @lru_cache(maxsize=4096)

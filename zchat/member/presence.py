@@ -63,6 +63,7 @@ class Presence:
         self._next_at = now
         self._fresh_at = now
         self._expected_since = now
+        self._is_owed = False  # who was missed was forgotten, and nobody proved anything since
 
     @property
     def interval_s(self) -> float:
@@ -133,6 +134,7 @@ class Presence:
         self._asks[key] = beat.ask
         self._asks.move_to_end(key)
         if vouches:
+            self._is_owed = self._is_owed and max(asked_at, default=0.0) <= self._fresh_at
             self._fresh_at = max([self._fresh_at, *asked_at])
         if not asked_at:
             return None
@@ -152,7 +154,7 @@ class Presence:
 
     def _expect(self, now: float, jitter: float) -> None:
         """Somebody new is there: say soon that we are, too, so that each can echo the other."""
-        if not self._heard_at:
+        if not self._heard_at and not self._is_owed:
             self._expected_since = now
         soon = min(self.interval_s, max(2.0, len(self._heard_at) * 0.1))
         self._next_at = min(self._next_at, now + soon * jitter)
@@ -164,6 +166,7 @@ class Presence:
             key, at = next(iter(self._heard_at.items()))
             if at >= long_ago and len(self._heard_at) < _MOST_HEARD:
                 return
+            self._is_owed = self._is_owed or bool(self.stale_s(now))
             self._left(key)
 
     def _left(self, key: bytes) -> Change | None:

@@ -38,7 +38,7 @@ from zchat.member.rows import (
 )
 from zchat.member.seen import SeenBy
 from zchat.member.session import Arrived, Glimpsed, Outgoing, Receipt
-from zchat.member.transcript import Transcript
+from zchat.member.transcript import Readable, Transcript
 from zchat.member.trust import Judgements
 from zchat.member.vault import RoomRecord, Vault
 from zchat.protocol.body import (
@@ -49,7 +49,7 @@ from zchat.protocol.body import (
 from zchat.protocol.envelope import EnvelopeClass
 from zchat.protocol.keys import RoomKeys
 from zchat.protocol.ledger import Head, judge
-from zchat.protocol.limits import ASK_BYTES
+from zchat.protocol.limits import ASK_BYTES, CLOCK_TOLERANCE_MS
 from zchat.protocol.seal import open_envelope
 
 _LONGEST_STEP_S = 1.0
@@ -104,6 +104,7 @@ class Room:
         self._is_stale = False
         self._kept_owed: frozenset[Head] = frozenset()  # as the vault holds them
         self._owed_at = clock.now()
+        self._lost_ms = 0  # when we last stood at the end, and were cut off
         self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
         self.tip = self.checked.n
@@ -215,7 +216,9 @@ class Room:
         arrived_ms = self._clock.wall_ms()
         kept = [
             entry._replace(
-                envelope=entry.envelope if readable else None, arrived_ms=arrived_ms, live=live
+                envelope=entry.envelope if readable else None,
+                arrived_ms=arrived_ms,
+                live=live or self._was_due(readable),
             )
             for entry, readable in zip(segment.entries, opened, strict=True)
         ]
@@ -233,6 +236,11 @@ class Room:
         if self._is_writer:
             self._outbox.let_go({entry.id for entry in kept})
         return [*self._outbox.confirm((entry.n, entry.id) for entry in kept), *rows]
+
+    def _was_due(self, readable: Readable | None) -> bool:
+        """Whether it should have come before the connection was lost: a cut hides no delay."""
+        sent_ms = readable.header.timestamp_ms if readable else self._lost_ms
+        return sent_ms + CLOCK_TOLERANCE_MS < self._lost_ms
 
     def _settle(self) -> list[Happening]:
         rows: list[Happening] = []
@@ -252,12 +260,26 @@ class Room:
         """How far we are; at the end for the first time, what comes from now on is live."""
         caught_up = self.checked.n >= self.tip
         self.transcript.caught_up = self.transcript.caught_up or caught_up
-        if caught_up and self.record.accepted_n < 0:
-            self._save(accepted_n=self.checked.n)
+        self._settle_accepted(caught_up=caught_up)
         return Progress(self.checked.n, max(self.tip, self.checked.n), caught_up)
+
+    def _settle_accepted(self, *, caught_up: bool) -> None:
+        """Accepted is what stood in the log when a rejoined member first asked, and no more.
+
+        Where it ended the server says unsigned, and once; never more than there turns out to be.
+        """
+        accepted_n = self.record.accepted_n
+        if accepted_n < 0:
+            accepted_n = max(self.tip, self.checked.n)
+        if caught_up:
+            accepted_n = min(accepted_n, self.checked.n)
+        if accepted_n != self.record.accepted_n:
+            self._save(accepted_n=accepted_n)
 
     def disconnected(self) -> None:
         """What comes next may be older than it looks."""
+        if self.transcript.caught_up:
+            self._lost_ms = self._clock.wall_ms()
         self.transcript.caught_up = False
         self._delivery.disconnected()
         self._has_glimpsed = False

@@ -56,6 +56,8 @@ def test_no_file_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("beat_min_s = 0\n", "beat_min_s"),
         ("schema = 2\n", "schema"),
         ("= nonsense", "not TOML"),
+        (f"history = {'9' * 5_000}", "not TOML"),
+        (f"allow = {'[' * 5_000}", "not TOML"),
     ],
 )
 def test_bad_files_are_refused_with_the_reason(tmp_path: Path, content: str, says: str) -> None:
@@ -64,6 +66,11 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path, content: str, say
     file.write_text(content)
     with pytest.raises(BadConfig, match=says):
         load(MemberConfig, file, {}, {})
+
+
+def test_an_environment_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(BadConfig, match="environment ZCHAT_NAME: it is not UTF-8"):
+        load(MemberConfig, None, {}, {"ZCHAT_NAME": "\udcff"})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +19,7 @@ import pytest
 
 from tests.conftest import Inside
 from tests.processes import Running, World, wait_for, zchat
+from zchat.broker.pulse import Pulse
 from zchat.broker.retention import Keep, Retention
 from zchat.config import BrokerConfig
 from zchat.log.contract import Addition, Entry, MemoryLog
@@ -335,6 +337,42 @@ def test_health_is_told_on_loopback_and_nowhere_else(here: World) -> None:
     here.broker.process.send_signal(signal.SIGSTOP)
     here.broker.process.send_signal(signal.SIGCONT)
     assert _get(port, "/healthz")[0] == 200
+
+
+def test_whoever_asks_for_health_and_goes_leaves_no_trace(here: World) -> None:
+    """Connections that are reset, and more than are answered at a time; others are answered."""
+    here.broker.end()
+    port = _free_port()
+    here.restart_broker(ZCHAT_HEALTH=f"127.0.0.1:{port}")
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+    for each in held:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # hung up on already
+            each.sendall(b"GET /metrics")
+        each.close()
+
+    def is_well() -> bool:
+        with contextlib.suppress(OSError):
+            return _get(port, "/healthz")[0] == 200
+        return False
+
+    wait_for("answered", is_well)
+    here.broker.end()
+    assert "Traceback" not in here.broker.err
+
+
+def test_a_supervisor_that_does_not_listen_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is told waits in its socket, until that is full."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        pulse = Pulse()
+        for beat in range(1_000):
+            pulse.beat(1e6 + 10.0 * beat, {}, {})
+        assert supervisor.recv(100).startswith(b"READY=1")
 
 
 def test_sighup_reads_the_settings_again(here: World) -> None:

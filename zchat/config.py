@@ -99,6 +99,8 @@ def load(
     for name in names:
         variable = f"ZCHAT_{name.upper()}"
         if variable in environment:
+            if not _is_text(environment[variable]):
+                raise BadConfig(path=f"environment {variable}", reason="it is not UTF-8")
             values[name], origins[name] = environment[variable], f"environment {variable}"
             if kind.__struct_defaults__[names.index(name)] == ():
                 values[name] = [part.strip() for part in environment[variable].split(",") if part]
@@ -131,6 +133,14 @@ def _wanted(kind: type[Config], name: str) -> str:
     return f"a {'whole ' if whole else ''}number {said}"
 
 
+def _is_text(value: str) -> bool:
+    """Whether it came as UTF-8: else Python keeps its bytes as halves of surrogates."""
+    try:
+        return bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_there(file: Path) -> bool:
     try:
         return file.exists()
@@ -143,7 +153,7 @@ def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:
         settings = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise BadConfig(path=file, reason=error.strerror or "cannot be read") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, endless numbers or nests
         raise BadConfig(path=file, reason=f"not TOML: {error}") from None
     for name in settings:
         if name not in names:

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from zchat.errors import CannotListen
 
 _STUCK_AFTER_S = 5.0
 _WATCHDOG_S = 2.0
+_MOST_ASKING = 16
 
 
 class Pulse:
@@ -65,13 +66,39 @@ class Pulse:
             self._server.server_close()
 
 
+class _Http(ThreadingHTTPServer):
+    """Answers a few at a time: it is for one machine's own monitoring."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(_MOST_ASKING)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Who finds no thread free is hung up on, and comes again."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing: whoever asked is gone."""
+
+
 def _serve(pulse: Pulse, host: str, port: int) -> ThreadingHTTPServer:
     handler = type("Handler", (_Handler,), {"pulse": pulse})
     try:
-        server = ThreadingHTTPServer((host, port), handler)
+        server = _Http((host, port), handler)
     except OSError as error:
         raise CannotListen(address=f"{host}:{port}", reason=error.strerror) from None
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
 
@@ -120,6 +147,7 @@ def _tell_systemd(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.setblocking(False)  # nobody may be reading
         try:
             notify.sendto(state.encode(), address)
         except OSError:

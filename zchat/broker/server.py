@@ -105,6 +105,7 @@ class Server:
         self._put: Callable[..., object] = super(zmq.Socket, self._router).send
         self._pulse = pulse or Pulse()
         self._stopping = False
+        self._hung_up = threading.Event()
         self._expires_at = 0.0
 
     def _make_router(self, keys: BrokerKeys) -> "zmq.Socket[bytes]":
@@ -115,9 +116,10 @@ class Server:
         return router
 
     def listen(self, host: str, port: int) -> int:
-        """Bind; returns the port. From here on SIGTERM and SIGINT stop us. Raises CannotListen."""
+        """Bind; returns the port. From here on signals are heard. Raises CannotListen."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
+        signal.signal(signal.SIGHUP, lambda *_: self._hung_up.set())
         shown = f"[{host}]" if ":" in host else host
         try:
             self._router.bind(f"tcp://{shown}:{port or '*'}")
@@ -156,16 +158,14 @@ class Server:
             raise StoreFailed(**error.facts) from None
 
     def _serve(self, watch: Callable[[], bool], on_hangup: Callable[[], None]) -> None:
-        hung_up = threading.Event()
-        signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
         poller = zmq.Poller()
         for waiting in (self._router, self._gate.zap, self._gate.monitor):
             poller.register(waiting, zmq.POLLIN)
         while not (self._stopping or watch()):
             poller.poll(self._poll_ms())
             self._turn()
-            if hung_up.is_set():
-                hung_up.clear()
+            if self._hung_up.is_set():
+                self._hung_up.clear()
                 on_hangup()
         self._pulse.stopping()
         self._turn()

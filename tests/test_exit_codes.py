@@ -301,6 +301,17 @@ def test_an_address_that_is_taken_is_named(here: World) -> None:
     ended(done, Exit.NETWORK, f"Cannot listen on {here.broker.address}", "--listen HOST:0")
 
 
+def test_a_host_that_can_be_none_is_named(here: World) -> None:
+    done = zchat(here.folder / "other", "broker", "--listen", f"{'a' * 70}.example:1")
+    ended(done, Exit.NETWORK, "no name of a host is like that")
+
+
+def test_a_home_whose_path_is_too_long_is_named(here: World) -> None:
+    for command in ("rooms", "doctor"):
+        done = zchat(here.folder / ("a" * 300), command)
+        ended(done, Exit.NETWORK, "File name too long")
+
+
 def test_two_servers_do_not_share_a_store(here: World) -> None:
     """The second ends with 3, the first goes on."""
     done = zchat(here.broker.home, "broker", "--listen", "127.0.0.1:0")

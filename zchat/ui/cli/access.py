@@ -61,7 +61,10 @@ name_option = click.option(
 )
 
 _fd_option = click.option(
-    "--passphrase-fd", type=int, metavar="N", help="Read the passphrase from descriptor N."
+    "--passphrase-fd",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Read the passphrase from descriptor N.",
 )
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _file_option = click.option(

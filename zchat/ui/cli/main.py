@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zchat import __version__
-from zchat.errors import Exit, StoreFull, ZchatError
+from zchat.errors import Exit, StoreFull, StoreTrouble, ZchatError
 from zchat.protocol.limits import MAX_ADDRESS_SPACE
 from zchat.ui.cli.common import ReaderGone, Terminated, complain, say
 
@@ -226,14 +226,22 @@ def _run() -> int:
         _close_stdout()
         return Exit.OK
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return _report_bug()
-        _close_stdout()
-        full = StoreFull(path="standard output", reason=error.strerror)
-        complain(full)
-        return full.exit_code
+        return _complain_of_files(error)
     except Exception:  # the last resort: a report instead of a traceback
         return _report_bug()
+
+
+def _complain_of_files(error: OSError) -> int:
+    """Of a path that somebody named (too long, say), and of a full disk under stdout."""
+    if error.filename is not None:
+        trouble: StoreTrouble = StoreTrouble(path=error.filename, reason=error.strerror)
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        _close_stdout()
+        trouble = StoreFull(path="standard output", reason=error.strerror)
+    else:
+        return _report_bug()
+    complain(trouble)
+    return trouble.exit_code
 
 
 def _complain_of_usage(error: click.ClickException) -> int:

@@ -160,6 +160,8 @@ def resolve(host: str, port: int) -> str:
     """The address of a host: libzmq binds to addresses, names are ours to look up."""
     try:
         found = socket.getaddrinfo(host, port or None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise CannotListen(address=host, reason="no name of a host is like that") from None
     except OSError as error:
         raise CannotListen(address=host, reason=error.strerror or "unknown host") from None
     return str(found[0][4][0])

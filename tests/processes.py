@@ -186,7 +186,7 @@ class _Screen(pyte.HistoryScreen):
 class Terminal:
     """A process in a terminal of its own: the raw bytes it wrote, and the screen they make."""
 
-    program: tuple[str, ...] = tuple(ZCHAT)
+    program: tuple[str, ...] = ()  # ZCHAT, as it is when the terminal is made
 
     def __init__(
         self, home: Path, *arguments: str, columns: int = 100, rows: int = 24, **more: str
@@ -194,12 +194,13 @@ class Terminal:
         home.mkdir(parents=True, exist_ok=True)
         self.arguments = arguments
         self.raw = bytearray()
+        program = self.program or tuple(ZCHAT)
         with warnings.catch_warnings():
             # forkpty() in a process with threads: the child does nothing but execute.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process: pexpect.spawn[bytes] = pexpect.spawn(
-                self.program[0],
-                [*self.program[1:], *arguments],
+                program[0],
+                [*program[1:], *arguments],
                 env=environment(home, **{"TERM": "xterm-256color", **more}),
                 dimensions=(rows, columns),
             )

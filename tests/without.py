@@ -289,7 +289,7 @@ def _() -> Patches:
     """What history others counter-signed is not looked at."""
     return [
         patch.object(CheckedLog, "judge", lambda *_: Seen.FITS),
-        patch.object(CheckedLog, "witness", lambda *_: Seen.FITS),
+        patch.object(CheckedLog, "witness", lambda *_, **__: Seen.FITS),
     ]
 
 

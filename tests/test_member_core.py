@@ -5,6 +5,7 @@ test; the server's part is played by hand, from a log that test_checked builds; 
 room are test_transcript's people, who seal as the program does. Time passes when the test says so.
 """
 
+import contextlib
 import random
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -232,7 +233,8 @@ class Desk:
 
     def outbox(self) -> list[bytes]:
         """What is in her outbox, by a process of its own."""
-        rows = sqlite3.connect(self.folder / "vault.db").execute("SELECT envelope FROM outbox")
+        with contextlib.closing(sqlite3.connect(self.folder / "vault.db")) as database:
+            rows = database.execute("SELECT envelope FROM outbox").fetchall()
         return [envelope for (envelope,) in rows]
 
 

@@ -5,6 +5,7 @@ statement of SQLite or system call, seen by a trace and an audit hook; nothing o
 replaced. `next_process` is what finds the files afterwards.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -745,13 +746,12 @@ def a_life(folder: Path, tell: Tell) -> None:
 
 def a_rejoining(folder: Path, tell: Tell) -> None:
     """`zchat rejoin --accept`, after a server told that it lost what it lost."""
-    vault = Vault(folder)
-    record = vault.room(ROOM_KEYS.tag)
-    assert record is not None
-    if record.fault:
-        rejoin(Opened(vault, ROOM_KEYS, record, 0.0))
-    tell("done")
-    vault.close()
+    with contextlib.closing(Vault(folder)) as vault:
+        record = vault.room(ROOM_KEYS.tag)
+        assert record is not None
+        if record.fault:
+            rejoin(Opened(vault, ROOM_KEYS, record, 0.0))
+        tell("done")
 
 
 LIVES = {"life": a_life, "rejoining": a_rejoining}

@@ -74,7 +74,7 @@ class NameBook:
         return self._first.setdefault(skeleton(name), (key, name))
 
 
-@lru_cache(maxsize=1_024)  # few people say much: 8 µs of each message otherwise
+@lru_cache(maxsize=256)  # few people say much: 8 µs of each message otherwise
 def shown_name(key: bytes, name: str, *, trusted: bool) -> str:
     """A name as a screen shows it: with its key mark unless the key is known to be whose it is.
 

@@ -629,17 +629,17 @@ def test_a_room_that_is_never_let_in_ends_in_time(here: World, code: str, exit_c
         assert server.refused
 
 
-@pytest.mark.parametrize(
-    ("command", "exit_code"), [(["tail", "lobby"], 6), (["send", "lobby", "two"], 6)]
-)
+@pytest.mark.parametrize("command", [["tail", "lobby"], ["send", "lobby", "two"]])
 def test_a_command_ends_where_a_server_greets_and_then_falls_silent(
-    here: World, command: list[str], exit_code: int
+    here: World, command: list[str]
 ) -> None:
-    """It connects again and again meanwhile, and ends in the middle of that all the same."""
+    """It connects again and again meanwhile, and ends in the middle of that all the same: with a
+    connection (6) or just without one (3).
+    """
     here.run("alice", "send", here.broker.invite(), "one", "--name", "alice")
     with refusing(here, refuses="JOIN", code="") as server:
         done = here.run("alice", *command, ZCHAT_ANSWER_TIMEOUT_S="0.3", ZCHAT_TIMEOUT_S="2")
-        assert done.returncode == exit_code, done.stderr
+        assert done.returncode in (3, 6), done.stderr
         assert server.refused > 1
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tests.processes import Running, World, wait_for, zchat
+from tests.processes import Running, Terminal, World, wait_for, zchat
 from zchat.broker.pulse import Pulse
 from zchat.broker.retention import Keep, Retention
 from zchat.config import BrokerConfig
@@ -394,6 +394,21 @@ def test_sighup_reads_the_settings_again(here: World) -> None:
     settings.write_text("")
     here.broker.process.send_signal(signal.SIGHUP)
     bob.expect(r"am I still here\?$", patience_s=60)
+
+
+def test_a_broker_ends_with_its_terminal(tmp_path: Path) -> None:
+    """There SIGHUP means what it means to every program of a terminal."""
+    terminal = Terminal(tmp_path / "home", "broker", "--listen", "127.0.0.1:0", columns=200)
+    terminal.expect("^zchat://")
+    pid = terminal.process.pid
+    assert pid is not None
+    os.close(terminal.process.fileno())
+    terminal.process.closed = True
+    try:
+        wait_for("its end", lambda: os.waitpid(pid, os.WNOHANG)[0] == pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def test_systemd_is_told_that_the_loop_turns(here: World) -> None:

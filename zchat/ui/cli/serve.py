@@ -99,7 +99,9 @@ def serve(
     new_store: bool,
     accept_loss: bool,
 ) -> None:
-    """Run a broker in this process until it is told to stop. SIGHUP has the settings read again.
+    """Run a broker in this process until it is told to stop.
+
+    SIGHUP has the settings read again; in a terminal it means that this one is closed.
 
     Raises BadConfig, BadInvite, CannotListen, StoreBusy, StoreGone, StoreShortened, StoreTrouble,
     StoreUnreadable.
@@ -138,7 +140,7 @@ def serve(
         broker_folder.announce(folder, stem)
         data(stem)
         say("Members join with that line and the name of a room: zchat join LINE --room lobby")
-        server.run(ended, read_again)
+        server.run(ended, server.stop if sys.stderr.isatty() else read_again)
     except StoreDamaged as error:
         doubt(path, error)
         raise

@@ -1475,6 +1475,17 @@ def test_a_broker_has_only_so_many_rooms_also_those_it_had_at_its_start() -> Non
     assert people[1].only().refuse.code == "too-many-rooms"
 
 
+def test_a_damaged_room_is_told_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever else of it turns out to be damaged later."""
+    desk = Desk()
+    for n in (1, 2):
+        assert (
+            desk.core.failed(RoomDamaged(ROOM, n, path="log.db", reason="it does not hold")) == []
+        )
+    assert len(caplog.records) == 1
+    assert desk.core.gauges()["damaged_rooms"] == 1
+
+
 def test_what_the_store_cannot_take_is_refused_and_taken_later() -> None:
     """Each author goes back to its first number of the turn; nobody has heard of the entries."""
     desk = Desk()

@@ -862,6 +862,16 @@ def test_a_beat_goes_out_at_once_then_after_an_interval_and_at_the_end(beating: 
     assert beating.take_beats() == []
 
 
+def test_to_begin_to_beat_twice_is_to_begin_once(beating: Desk) -> None:
+    beating.connect()
+    beating.answer_joins()
+    beating.pass_time(1)
+    first = len(beating.take_beats())
+    beating.core.beat(TAG)
+    beating.pass_time(1)
+    assert (first, beating.take_beats()) == (1, [])
+
+
 def test_a_message_stands_for_the_first_beat(beating: Desk) -> None:
     beating.say("hello")
     beating.pass_time(40)

@@ -98,7 +98,7 @@ class Peer:
 
     def command(self) -> list[str]:
         """What starts it in the foreground."""
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
     def _await(self) -> None:
         ends = time.monotonic() + _PATIENCE_S
@@ -131,11 +131,11 @@ class Peer:
 
     def subscribe(self, connection: socket.socket) -> None:
         """Enter the room."""
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
     def publication(self, content: bytes) -> bytes:
         """What a publisher writes for one message."""
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
     def await_acknowledgements(self, connection: socket.socket, number: int) -> None:
         """Make ready for acknowledgements on this connection, where that takes something."""

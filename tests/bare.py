@@ -160,13 +160,13 @@ class _Bare:
         self._context.term()
 
     def _waits(self) -> bool:
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
     def _greeted(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
     def _take(self, word: ToMember, attachment: bytes) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # of a kind, each of which has its own
 
 
 class Writer(_Bare):

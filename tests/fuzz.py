@@ -785,7 +785,7 @@ class World:
 
     def round(self) -> None:
         """One thing happens."""
-        raise NotImplementedError
+        raise NotImplementedError  # each world has its own
 
     def end(self) -> None:
         """What must hold at the end: what a member holds besides its log is bounded."""

@@ -362,7 +362,11 @@ def test_what_a_server_refuses_is_told_in_its_own_words(desk: Desk) -> None:
     (join,) = desk.take_said(Join)
     desk.hear(Refuse(join.req, 0, "rate", TAG, 100, "slow down"))
     desk.hear(Refuse(0, 0, "stopping", b"", 100, "good night"))
-    assert desk.told[-2:] == [ServerSays("rate", "slow down"), ServerSays("stopping", "good night")]
+    assert desk.told[-3:] == [
+        ServerSays("rate", "slow down"),
+        ServerSays("stopping", "good night"),
+        Connection(False, "the server stopped"),
+    ]
 
 
 def test_an_entry_that_cannot_be_received_is_passed_over_and_named(desk: Desk) -> None:

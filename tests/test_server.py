@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -160,6 +161,17 @@ def test_at_its_end_all_that_was_confirmed_is_stored_and_everybody_is_told(tmp_p
         assert broker.wait() == 0
         assert messages(broker.home) == confirmed
         assert not (broker.home / "broker" / "invite").exists()
+
+
+def test_who_is_slow_to_read_still_hears_that_it_stops_and_is_waited_for(tmp_path: Path) -> None:
+    with a_broker(tmp_path) as broker, Peer(broker.stem) as member:
+        member.hello()
+        broker.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert broker.process.poll() is None
+        assert member.expect(Refuse).code == "stopping"
+        member.close()
+        assert broker.wait() == 0
 
 
 def test_a_reader_who_has_stopped_reading_does_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -499,8 +499,15 @@ def test_entries_and_receipts_of_a_room_that_is_not_ours_are_dropped(talk: Talk)
     assert talk.hear(*stored(1)) == []
     word = refuse("rate", k=1)
     assert talk.hear(word) == []
-    said = refuse("stopping")
+    said = refuse("rate")
     assert talk.hear(said) == [Refused(said, b"")]
+
+
+def test_whoever_hears_that_the_server_stops_leaves_for_it_waits_for_that(talk: Talk) -> None:
+    talk.joined()
+    said = refuse("stopping")
+    assert talk.hear(said) == [Refused(said, b""), Reopen("the server stopped")]
+    assert talk.session.phase is Phase.DOWN
 
 
 def test_a_cast_goes_out_as_it_is(talk: Talk) -> None:

@@ -131,6 +131,11 @@ class Core:
 
     # ---- connections ----
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether anybody is here."""
+        return bool(self._connections)
+
     def knows(self, route: bytes) -> bool:
         """Whether this route was heard before."""
         return route in self._connections

@@ -42,7 +42,7 @@ from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE
 _MAX_DRAINED = 1_024
 _IDLE_POLL_MS = 250
 _STUCK_POLL_MS = 20
-_FAREWELL_MS = 500
+_FAREWELL_MS = 1_000
 _EXPIRY_S = 1.0
 _WORTH_SHARING_BYTES = 2_048
 _LAST = int(zmq.NOBLOCK)
@@ -272,10 +272,15 @@ class Server:
                 self._core.closed(send.route)
 
     def _say_farewell(self, text: str = "") -> None:
+        """Tell everybody, and wait a little until they have gone of their own accord.
+
+        A DEALER whose connection ends loses what it received and was not asked for by then.
+        """
         self._send(self._core.farewell(text))
-        self._router.linger = _FAREWELL_MS
-        if text:  # a member whose connection ends loses what it has not read by then
-            time.sleep(_FAREWELL_MS / 1000)
+        ends = time.monotonic() + _FAREWELL_MS / 1000
+        while self._core.has_connections and time.monotonic() < ends:
+            self._gate.monitor.poll(_STUCK_POLL_MS)
+            self._forget_lost()
 
     def close(self) -> None:
         """Give back sockets and store."""

@@ -449,6 +449,8 @@ class Session:
             return []
         if word.code == "version" and refused == [b""]:
             raise Incompatible(address=self._address, text=word.text)
+        if word.code == "stopping" and word.req == word.k == 0:  # it waits until we have gone
+            return [Refused(word, b""), *self._give_up("the server stopped", now)]
         if word.code == "hello-first":
             if self.phase is not Phase.READY:  # HELLO is under way, and has its time limit
                 return []

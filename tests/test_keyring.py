@@ -246,6 +246,9 @@ def test_what_a_keyring_refuses_lies_in_the_record(
         keyring.set_keyring(keyring.backends.null.Keyring())  # type: ignore[no-untyped-call]
     record = keeper.keep(RECORD, ROOT)
     assert (record.root, record.handle, record.sealed_root) == (ROOT, "", b"")
+    assert told == []
+    keeper.tell_kept()
+    keeper.tell_kept()
     assert told == [f"Remembered: {FILE}, for you only.", f"  The OS keyring cannot be used: {why}"]
     assert keeper.find(record) == ROOT
     monkeypatch.setenv("MOOD", "")
@@ -300,13 +303,16 @@ def test_what_is_forgotten_leaves_the_keyring(desk: Desk) -> None:
 
 
 def test_nothing_is_kept_of_a_room_where_nobody_settled_in(desk: Desk) -> None:
-    """A mistyped passphrase leaves nothing in the keyring, and asks for nothing of it later."""
+    """A mistyped passphrase leaves nothing in the keyring, and nobody is told that it did."""
     desk.passphrase.write_text("these words lead to nobody anywhere")
     named = ("--remember", "--passphrase-file", str(desk.passphrase), "--name", "dave")
     done = desk.run("tail", desk.here.broker.invite(), *named)
     assert done.returncode == Exit.WRONG_SECRET
-    assert RING in done.stderr
+    assert "Remembered" not in done.stderr
     assert desk.entries == {}
+    meant = desk.run("tail", desk.here.broker.invite(), *named, "--new")
+    assert (meant.returncode, meant.stderr.count(RING)) == (Exit.OK, 1)
+    assert len(desk.entries) == 1
 
 
 def test_a_keyring_that_is_not_installed_is_not_mentioned(desk: Desk, tmp_path: Path) -> None:

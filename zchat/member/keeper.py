@@ -48,22 +48,32 @@ class Keeper:
     def __init__(self, patience_s: float, tell: Callable[[str], None]) -> None:
         self._patience_s = patience_s
         self._tell = tell
+        self._unsaid: list[str] = []  # where a key is kept, until it is
         self._trouble: KeyringTrouble | None = None
 
     def keep(self, record: RoomRecord, root: bytes) -> RoomRecord:
-        """The record with the room's root in it, where it is safest; tells where that is."""
+        """The record with the room's root in it, where it is safest.
+
+        Once somebody has saved it, `tell_kept` tells where that is.
+        """
         try:
             if not self._is_kept(record):
                 self.forget(record)
                 record = self._put_in_keyring(record, root)
             name = self._ask(lambda keyring: keyring.name)
-            self._tell(f"Remembered: the room's key opens with the OS keyring ({name}).")
+            self._unsaid = [f"Remembered: the room's key opens with the OS keyring ({name})."]
         except KeyringTrouble as trouble:
             record = msgspec.structs.replace(record, root=root, handle="", sealed_root=b"")
-            self._tell("Remembered: the room's key lies in this profile, for you only.")
+            self._unsaid = ["Remembered: the room's key lies in this profile, for you only."]
             if self._patience_s and find_spec("keyring"):
-                self._tell(f"  {trouble.sentence}")
+                self._unsaid.append(f"  {trouble.sentence}")
         return record
+
+    def tell_kept(self) -> None:
+        """The record that `keep` made is saved: tell where its key is, once."""
+        for line in self._unsaid:
+            self._tell(line)
+        self._unsaid = []
 
     def _is_kept(self, record: RoomRecord) -> bool:
         with suppress(KeyringTrouble):

@@ -35,13 +35,15 @@ class Place(NamedTuple):
 class Opened(NamedTuple):
     """A member, a room and its keys: all that a face needs before it connects.
 
-    `strength_bits` is that of the passphrase, infinite where the key was remembered.
+    `strength_bits` is that of the passphrase, infinite where the key was remembered. `saved` is
+    called by whoever saves a room that was not known.
     """
 
     vault: Vault
     keys: RoomKeys
     record: RoomRecord
     strength_bits: float
+    saved: Callable[[], None] = lambda: None
 
 
 class Profile:
@@ -141,7 +143,9 @@ class Profile:
         if former is not None and record != former:
             vault.save_room(keys.tag, record)
             vault.scrub()
-        return Opened(vault, keys, record, strength)
+        if former is not None:
+            self.keeper.tell_kept()
+        return Opened(vault, keys, record, strength, self.keeper.tell_kept)
 
     def derive(self, passphrase: str, salt: bytes) -> bytes:
         """Half a second and 256 MiB, one at a time on this profile."""

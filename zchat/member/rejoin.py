@@ -34,7 +34,7 @@ def rejoin(opened: Opened) -> Rejoined:
 
     Raises StoreBusy while another process reads the room.
     """
-    vault, keys, record, _ = opened
+    vault, keys, record, *_ = opened
     lost: list[Pending] = []
     if record.kept_n >= 0:
         own = Author(vault.master_seed, keys).public

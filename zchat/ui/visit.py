@@ -74,7 +74,7 @@ class Visit:
     """One room at one server, for as long as a command runs. Use as `async with`."""
 
     def __init__(self, opened: Opened, config: MemberConfig) -> None:
-        vault, keys, record, self._strength_bits = opened
+        vault, keys, record, self._strength_bits, self._saved = opened
         self._vault = vault
         self.config = config
         self.clock = Clock()
@@ -205,3 +205,4 @@ class Visit:
             self._was_attempt = True
             raise WeakPassphrase(dollars=price(self._strength_bits))
         self.room.remember(is_unsure=is_empty and not is_meant)
+        self._saved()

@@ -26,6 +26,7 @@ from tests.conftest import Inside
 from tests.processes import PASSPHRASE, ZCHAT, Terminal, World, environment
 from tests.test_checked import KEY, OTHER_KEY, Ledger
 from tests.test_hostile_text import CORPUS, NAMES, leaks
+from tests.test_scripts import check_object
 from tests.test_transcript import KEYS, NOW_MS, Person, Screen
 from zchat.database import Access
 from zchat.errors import Exit, Malformed, StoreUnreadable, ZchatError
@@ -85,10 +86,10 @@ class Desk:
         runner = CliRunner(env={"ZCHAT_HOME": str(self.home)})
         return runner.invoke(cli, arguments, standalone_mode=False)
 
-    def check(self, raw: bytes) -> Result:
+    def check(self, raw: bytes, *more: str) -> Result:
         path = self.home / "file.jsonl"
         path.write_bytes(raw)
-        return self.run("evidence", "check", str(path))
+        return self.run("evidence", "check", str(path), *more)
 
 
 @pytest.fixture
@@ -599,6 +600,49 @@ def exported_by_another(home: Path, ledger: Ledger, since_ms: int = 0) -> bytes:
     return desk.export(since_ms)
 
 
+def objects(result: Result) -> list[dict[str, Any]]:
+    """What a command printed for scripts."""
+    return [check_object("check: export", line) for line in result.stdout.splitlines()]
+
+
+def test_with_json_a_file_is_one_object_and_the_exit_code_stays(desk: Desk, tmp_path: Path) -> None:
+    """What is found in it, how one's own log lies to it, and the proof that came of that."""
+    desk.hear(desk.alice.says("one"), desk.bob.says("two"))
+    desk.keep()
+    ledger = desk.screen.ledger
+    desk.hear(desk.bob.says("branched", seen=ledger.branch(1, 2).head(2).packed))
+    result = desk.check(desk.export(), "--json")
+    refused(result, Exit.SERVER_FAULT, "showed bob another history")
+    (said,) = objects(result)
+    text = "it showed bob another history (from #2 or before)"
+    assert said["findings"] == [{"n": 3, "blame": "server", "text": text}]
+    assert said["compared"] == [{"member": "alice", "verdict": "same", "n": 2, "proof": None}]
+    assert (said["messages"], said["others"], said["bare"], said["missing"]) == (3, 0, 0, 0)
+    branch = same_log(ledger, [ledger.envelopes[0], desk.bob.says("2"), desk.bob.says("3")])
+    result = desk.check(exported_by_another(tmp_path / "branch", branch), "--json")
+    refused(result, Exit.SERVER_FAULT, "showed you another history")
+    (own,) = objects(result)[0]["compared"]
+    assert (own["verdict"], own["n"]) == ("other", 2)
+    shown = desk.run("evidence", "check", own["proof"], "--json")
+    proved = check_object("evidence check", shown.stdout.strip())
+    assert (proved["proof"], proved["tag"]) == ("P2", KEYS.tag.hex())
+    assert (proved["earlier"], proved["later"], proved["rooms"]) == (2, 3, ["lobby"])
+
+
+def test_with_json_what_nobody_could_check_is_null(spoken: Desk, tmp_path: Path) -> None:
+    """Without the passphrase: 2, and the chain alone; whose key signed it is then unknown."""
+    (tmp_path / "proof.jsonl").write_bytes(spoken.export())
+    result = CliRunner(env={"ZCHAT_HOME": str(tmp_path / "nobody")}).invoke(
+        cli, ["evidence", "check", str(tmp_path / "proof.jsonl"), "--json"], standalone_mode=False
+    )
+    refused(result, Exit.USAGE, "was not checked")
+    (said,) = objects(result)
+    assert (said["texts"], said["signer"], said["words"]) == (False, "unknown", [])
+    for field in ("messages", "members", "others", "missing", "before"):
+        assert said[field] is None
+    assert (said["first"], said["last"], said["log_key"]) == (1, 3, KEY.public.hex())
+
+
 def test_a_restored_log_and_a_file_of_the_former_one_are_compared(tmp_path: Path) -> None:
     """What was kept is one log; what was lost is told; a log that names neither accuses."""
     alice = Person("alice")
@@ -606,13 +650,16 @@ def test_a_restored_log_and_a_file_of_the_former_one_are_compared(tmp_path: Path
     desk = Desk(tmp_path / "home", former.restored(2))
     desk.screen.take(1, 2)
     desk.keep()
-    for ledger, says in [
-        (same_log(former, former.envelopes[:2]), "It is one log with yours"),
-        (former, "It goes on to #3, which the server has lost since"),
-        (desk.screen.ledger.restored(1), "It cannot be compared with your log"),
+    for ledger, verdict, says in [
+        (same_log(former, former.envelopes[:2]), "same", "It is one log with yours"),
+        (former, "lost", "It goes on to #3, which the server has lost since"),
+        (desk.screen.ledger.restored(1), "unknown", "It cannot be compared with your log"),
     ]:
         home = tmp_path / f"{ledger.log.hex()[:8]}-{ledger.n}"
-        assert says in desk.check(exported_by_another(home, ledger)).output
+        raw = exported_by_another(home, ledger)
+        assert says in desk.check(raw).output
+        (said,) = objects(desk.check(raw, "--json"))
+        assert [own["verdict"] for own in said["compared"]] == [verdict]
     foreign = exported_by_another(tmp_path / "foreign", Ledger([alice.says("x")], room=KEYS.tag))
     result = desk.check(foreign)
     refused(result, Exit.SERVER_FAULT, "another history")

@@ -21,10 +21,13 @@ import pytest
 
 from tests.conftest import Inside
 from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for, world
+from tests.test_checked import KEY
 from tests.test_docs import all_commands, command_at
 from tests.test_hostile_text import OBEYED
 from tests.test_hostile_text import _say as say_as
 from zchat.member.rows import Here, Kind, Message, Status
+from zchat.protocol import evidence
+from zchat.protocol.ledger import Contradiction
 from zchat.ui.cli import bench
 from zchat.ui.cli import tail as tail_command
 from zchat.ui.cli.main import cli
@@ -448,6 +451,7 @@ TYPES: dict[str, Callable[[object], bool]] = {
     ),
     "object": lambda value: isinstance(value, dict),
     "[text]": lambda value: isinstance(value, list) and all(type(part) is str for part in value),
+    "[object]": lambda value: isinstance(value, list) and all(isinstance(o, dict) for o in value),
     "any": lambda value: True,
 }
 
@@ -463,6 +467,13 @@ def check_object(name: str, line: str) -> dict[str, object]:
         assert fits or (kind.endswith("?") and found[field] is None), (name, field, found[field])
     return found
 
+
+TWO_HASHES = Contradiction(
+    bytes(16),
+    KEY.public,
+    KEY.sign_head(bytes(16), bytes(32), 7, bytes(32), 0),
+    KEY.sign_head(bytes(16), bytes(32), 7, bytes(range(32)), 0),
+)
 
 PRINTED = {
     "tail": "tail lobby --json",
@@ -513,13 +524,45 @@ def test_every_command_that_prints_objects_is_explained() -> None:
         for path in all_commands(cli)
         if any("--json" in option.opts for option in command_at(path).params)
     }
-    assert {name.partition(":")[0] for name in OBJECTS} == with_json
-    assert set(PRINTED) | {"bench"} == with_json
+    commands = {name.partition(":")[0] for name in OBJECTS}
+    assert commands == with_json | {"check"}, "evidence check: export is too long for the table"
+    assert set(PRINTED) | {"bench", "evidence check"} == with_json
     for name, fields in OBJECTS.items():
         row = re.search(rf"^{name} .*(\n {{15}}.*)*", TOPICS["json"], re.M)
         assert row is not None
         said = re.findall(r"(\w+) ([a-z\[\]]+\??)(?:,|$)", " ".join(row[0][15:].split()))
         assert dict(said) == fields
+
+
+def test_what_evidence_check_prints_is_as_the_help_says(
+    talk: World, tmp_path: Path, inside: Inside
+) -> None:
+    """A file of each kind: what it is, whose, and how far. What proves nothing is no object."""
+    home, export, proof = talk.home("alice"), tmp_path / "ops.jsonl", tmp_path / "proof.json"
+    assert inside(home, "export", "lobby", "--proof", "-o", str(export)).returncode == 0
+    proof.write_bytes(evidence.pack(TWO_HASHES))
+    said = {}
+    for path, name in [(export, "check: export"), (proof, "evidence check")]:
+        done = inside(home, "evidence", "check", str(path), "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        (line,) = done.stdout.splitlines()
+        said[name] = check_object(name, line)
+    about = said["check: export"]
+    opening, *_, last, _ = map(json.loads, export.read_text().splitlines())
+    assert (about["kind"], about["signer"], about["texts"]) == ("export", "invite", True)
+    assert (about["first"], about["last"], about["members"]) == (1, last["n"], 2)
+    assert about["words"] == inside(home, "verify", "lobby").stdout.split()
+    own = {"member": "alice", "verdict": "same", "n": last["n"], "proof": None}
+    assert (about["log_key"], about["compared"]) == (opening["log_key"], [own])
+    about = said["evidence check"]
+    assert (about["kind"], about["proof"], about["rooms"]) == ("contradiction", "P1", [])
+    assert (about["earlier"], about["later"], about["log_key"]) == (7, 7, KEY.public.hex())
+    export.write_text(export.read_text().replace('"first":1', '"first":2'))
+    proof.write_bytes(evidence.pack(TWO_HASHES._replace(later=TWO_HASHES.earlier)))
+    for path in (export, proof):
+        done = inside(home, "evidence", "check", str(path), "--json")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{path} proves nothing: " in done.stderr
 
 
 def test_what_bench_prints_is_as_the_help_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -543,7 +586,7 @@ PRINTS = {
     "members": [["members", "lobby"], ["members", "lobby", "--json"]],
     "whoami": [["whoami"], ["whoami", "--json"]],
     "evidence": [["evidence", "--help"]],
-    "evidence check": [["evidence", "check", "PROOF"]],
+    "evidence check": [["evidence", "check", "PROOF"], ["evidence", "check", "PROOF", "--json"]],
     "rejoin": [["rejoin", "--help"]],
     "rooms": [["rooms"], ["rooms", "--json"]],
     "invite": [["invite", "lobby"], ["invite", "lobby", "--qr"], ["invite", "lobby", "--json"]],

@@ -65,6 +65,36 @@ OBJECTS: dict[str, dict[str, str]] = {
         "kept": "text?",
     },
     "invite": {"v": "int", "room": "text", "member": "text", "invite": "text"},
+    "evidence check": {
+        "v": "int",
+        "kind": "text",
+        "proof": "text",
+        "log_key": "hex",
+        "tag": "hex",
+        "earlier": "int",
+        "later": "int",
+        "rooms": "[text]",
+    },
+    "check: export": {
+        "v": "int",
+        "kind": "text",
+        "room": "text",
+        "tag": "hex",
+        "log_key": "hex",
+        "signer": "text",
+        "first": "int",
+        "last": "int",
+        "texts": "bool",
+        "messages": "int?",
+        "members": "int?",
+        "others": "int?",
+        "missing": "int?",
+        "before": "int?",
+        "bare": "int",
+        "words": "[text]",
+        "findings": "[object]",
+        "compared": "[object]",
+    },
     "config show": {
         "v": "int",
         "kind": "text",
@@ -103,6 +133,12 @@ or unreadable. A notice (with --all, or of a fault) has a state: ok unverified s
 key-changed forked; its blame is nobody unknown author server. Of join, here and left, kind says
 which it is; n is 0 where no entry is meant.
 
+Of evidence check, kind is contradiction (proof is P1, P2 or P3 of docs/protocol.md; rooms are yours
+at that server) or export. Of an export, signer says whose log_key it is: of your invite, of the
+room's origin, or unknown; without the room's key texts is false, and what needs it is null. A
+finding has n, blame and text. compared has one object for each log of the room that a member holds
+here: member, verdict (same, other, lost or unknown), n (where that log ends), proof (a file).
+
     zchat tail ops -f --json | jq -r 'select(.kind == "text") | .text'"""
 
 
@@ -110,7 +146,8 @@ def explained() -> str:
     """All of it, for people."""
     paragraphs = [
         'One object a line, ASCII only; under "v": 1 fields are added, never changed.\n'
-        "Types: hex and time (RFC 3339, UTC) are texts; with ? it may be null; [text] is an array.",
+        "Types: hex and time (RFC 3339, UTC) are texts; with ? it may be null; [] is an array.\n"
+        "Errors are no objects: they stand on stderr, and the exit code says which.",
     ]
     paragraphs.append("\n".join(_row(name, fields) for name, fields in OBJECTS.items()))
     return "\n\n".join([*paragraphs, _NOTES])

@@ -23,7 +23,7 @@ from zchat.errors import (
 from zchat.member.checked import Seen
 from zchat.member.invite import Origin
 from zchat.member.profile import Profile
-from zchat.member.recheck import Checked, Recheck, compare_with_own
+from zchat.member.recheck import Checked, Own, Recheck, compare_with_own
 from zchat.member.rejoin import rejoin as accept_log
 from zchat.member.rows import Blame
 from zchat.member.vault import RoomRecord, Vault
@@ -41,9 +41,9 @@ from zchat.ui.cli.access import (
     passphrase_source,
     room_argument,
 )
-from zchat.ui.cli.common import count_up, has_terminal, say, screen, vault_of
-from zchat.ui.safe import safe_line
-from zchat.ui.show import clock_time, day
+from zchat.ui.cli.common import count_up, data, has_terminal, json_option, say, screen, vault_of
+from zchat.ui.safe import safe_json, safe_line
+from zchat.ui.show import JSON_VERSION, clock_time, day
 
 # What a file begins with, whatever else is wrong with it.
 _EXPORT = re.compile(rb'\s*\{\s*"zchat_export"')
@@ -54,6 +54,9 @@ _SAYS = {
     Proof.OTHER_PAST: "signed #{earlier}, and then #{later} of a history with another past",
     Proof.REPEATED_ID: "signed a history with one message twice, #{earlier} to #{later}",
 }
+
+# How a log that one holds lies to an export, for scripts; any other verdict accuses the server.
+_VERDICTS = {Seen.FITS: "same", Seen.LOST: "lost", Seen.AHEAD: "unknown"}
 
 
 @click.group()
@@ -67,8 +70,9 @@ def evidence() -> None:
 
 @evidence.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
 @passphrase_options(of_room=True)
-def check(file: Path, access: Access) -> int:
+def check(file: Path, access: Access, *, as_json: bool) -> int:
     """Check an evidence file, or an export with proof, offline.
 
     Says what it proves and what it does not. Ends with 1 where it proves nothing.
@@ -80,24 +84,29 @@ def check(file: Path, access: Access) -> int:
     \b
         zchat evidence check proof.json
         zchat evidence check ops.jsonl --passphrase-file words
+        zchat evidence check ops.jsonl --json
     """
     with _reading(file) as opened:
         if _EXPORT.match(opened.peek(64)):
             told = _check_export(file, opened, access)
         else:
-            told = _Told(_check_contradiction(opened.read(evidence_file.MAX_FILE_BYTES + 1)))
-    shown = screen()
-    for line in told.lines:
-        shown.line(safe_line(line))
+            told = _check_contradiction(opened.read(evidence_file.MAX_FILE_BYTES + 1))
+    if as_json:
+        data(safe_json({"v": JSON_VERSION, **told.fields}))
+    else:
+        shown = screen()
+        for line in told.lines:
+            shown.line(safe_line(line))
     if told.error is not None:
         raise told.error
     return Exit.OK
 
 
 class _Told(NamedTuple):
-    """What there is to say of a file, and what else than 0 it ends with."""
+    """What there is to say of a file, to people and to scripts; what else than 0 it ends with."""
 
     lines: list[str]
+    fields: dict[str, object]
     error: ZchatError | None = None
 
 
@@ -113,20 +122,36 @@ def _reading(file: Path) -> Iterator[BufferedReader]:
         raise BadEvidence(path=file, reason=error.facts["reason"]) from None
 
 
-def _check_contradiction(raw: bytes) -> list[str]:
+def _check_contradiction(raw: bytes) -> _Told:
     if _PAGE.match(raw):
         raise Malformed(reason="it was exported without --proof, and anybody can write such a file")
     found = evidence_file.unpack(raw)
     proof = judge(found)
     if proof is None:
         raise Malformed(reason="the signatures or the chain in it do not hold")
+    rooms = _rooms_of(found)
     said = _SAYS[proof].format(earlier=found.earlier.n, later=found.later.n)
-    return [
+    lines = [
         f"Proved ({proof.value}): the holder of log key {found.log_key.hex()} {said}.",
         "Not proved: which of the two is the true one, who was shown which, or anything a member "
         "did. It binds only those whose invite has that log key.",
-        *(f"That is the server of your room {room}." for room in _rooms_of(found)),
+        *(f"That is the server of your room {room} at {address}." for room, address in rooms),
     ]
+    return _Told(lines, _contradiction_fields(found, proof, rooms))
+
+
+def _contradiction_fields(
+    found: Contradiction, proof: Proof, rooms: list[tuple[str, str]]
+) -> dict[str, object]:
+    return {
+        "kind": "contradiction",
+        "proof": proof.value,
+        "log_key": found.log_key.hex(),
+        "tag": found.room.hex(),
+        "earlier": found.earlier.n,
+        "later": found.later.n,
+        "rooms": sorted({room for room, _ in rooms}),
+    }
 
 
 # ---- exports ----
@@ -143,30 +168,35 @@ def _check_export(file: Path, opened: BufferedReader, access: Access) -> _Told:
     checked = recheck.run(keys, lambda n: count_up("Checking", n, opening.last))
     with_texts = keys is not None
     accepted_n = record.accepted_n if record else 0
-    others = [_beside(vault, recheck, checked.head) for vault in _vaults_of(profile, record)]
+    compared = {
+        member: compare_with_own(vault, recheck, checked.head)
+        for member, vault in _vaults_of(profile, record)
+    }
+    others = [_beside(own, checked.head) for own in compared.values()]
+    signer = _signer(opening, record, with_texts=with_texts)
     lines = [
-        *_what_holds(opening, checked, record, with_texts=with_texts),
+        *_what_holds(opening, checked, signer, with_texts=with_texts),
         *(line for line, _ in others),
         *_what_does_not(opening, checked, with_texts=with_texts),
     ]
+    fields = _export_fields(opening, checked, signer, compared, with_texts=with_texts)
     accused = [
         found.text
         for found in checked.findings
         if found.blame is Blame.SERVER and not found.n <= accepted_n
     ] + [text for _, text in others if text and not accepted_n]
     if accused:
-        return _Told(lines, ExportAccuses(path=file, text=accused[0]))
-    return _Told(lines, None if keys else TextsUnchecked(path=file, room=opening.room))
+        return _Told(lines, fields, ExportAccuses(path=file, text=accused[0]))
+    return _Told(lines, fields, None if keys else TextsUnchecked(path=file, room=opening.room))
 
 
-def _vaults_of(profile: Profile, record: RoomRecord | None) -> list[Vault]:
+def _vaults_of(profile: Profile, record: RoomRecord | None) -> list[tuple[str, Vault]]:
     """Who may hold a log of this room here."""
-    return [vault_of(profile, member) for member in profile.members()] if record else []
+    return [(member, vault_of(profile, member)) for member in profile.members()] if record else []
 
 
-def _beside(vault: Vault, recheck: Recheck, head: Head) -> tuple[str, str]:
+def _beside(own: Own | None, head: Head) -> tuple[str, str]:
     """What one's own log says of the file, and what it accuses the server of."""
-    own = compare_with_own(vault, recheck, head)
     if own is None:
         return "You hold no log of this room to compare it with.", ""
     if own.verdict is Seen.FITS:
@@ -212,8 +242,53 @@ def _ask(room: str) -> str:
     return typed
 
 
+def _signer(opening: Opening, record: RoomRecord | None, *, with_texts: bool) -> str:
+    """Whose log key it is: the one of the user's invite, of the room's origin, or of anybody."""
+    if record is not None:
+        return "invite"
+    return "origin" if with_texts and opening.log_key == opening.origin[1] else "unknown"
+
+
+def _export_fields(
+    opening: Opening,
+    checked: Checked,
+    signer: str,
+    compared: dict[str, Own | None],
+    *,
+    with_texts: bool,
+) -> dict[str, object]:
+    counted = ("messages", "members", "others", "missing", "before")
+    return {
+        "kind": "export",
+        "room": opening.room,
+        "tag": opening.tag,
+        "log_key": opening.log_key,
+        "signer": signer,
+        "first": opening.first,
+        "last": opening.last,
+        "texts": with_texts,
+        **{field: getattr(checked, field) if with_texts else None for field in counted},
+        "bare": checked.bare,
+        "words": checked.words,
+        "findings": [
+            {"n": found.n, "blame": found.blame.value, "text": found.text}
+            for found in checked.findings
+        ],
+        "compared": [
+            {
+                "member": member,
+                "verdict": _VERDICTS.get(own.verdict, "other"),
+                "n": own.n,
+                "proof": str(own.proof) if own.proof else None,
+            }
+            for member, own in compared.items()
+            if own is not None
+        ],
+    }
+
+
 def _what_holds(
-    opening: Opening, checked: Checked, record: RoomRecord | None, *, with_texts: bool
+    opening: Opening, checked: Checked, signer: str, *, with_texts: bool
 ) -> Iterator[str]:
     first, last, room = opening.first, opening.last, opening.room
     if with_texts:
@@ -223,9 +298,9 @@ def _what_holds(
             "room's passphrase, and says what stands beside it."
         )
     yield f"Holds: the chain from #{first} to #{last}, signed by log key {opening.log_key}."
-    if record is not None:
+    if signer == "invite":
         yield f"That is the server of your invite to {room}."
-    elif with_texts and opening.log_key == opening.origin[1]:
+    elif signer == "origin":
         yield "That is the server where this room and its keys were made."
     else:
         yield "Compare that key with your invite: anybody could have signed with one of their own."
@@ -265,15 +340,15 @@ def _count(n: int, what: str, several: str = "") -> str:
 # ---- contradictions ----
 
 
-def _rooms_of(found: Contradiction) -> list[str]:
-    """Rooms of this profile at that server."""
+def _rooms_of(found: Contradiction) -> list[tuple[str, str]]:
+    """Rooms of this profile at that server, with its address."""
     profile = Profile(home())
     named = []
     for member in profile.members():
         vault = vault_of(profile, member)
         for known in vault.rooms():
             if known.record.server.keys.log_key == found.log_key:
-                named.append(f"{known.record.room} at {known.record.server.address}")
+                named.append((known.record.room, known.record.server.address))
     return sorted(set(named))
 
 
@@ -307,7 +382,10 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
         return Exit.SERVER_FAULT
     done = accept_log(opened)
     say(f"What you had is kept in {done.aside}.")
-    if done.waiting:
+    if done.waiting and record.kept_n >= 0:
         say(f"{done.waiting} message(s) of yours that it lost go out with the next join.")
+    elif done.waiting:
+        say(f"{done.waiting} message(s) of yours wait; what its log lacks of them goes out anew")
+        say("with the next join.")
     say(f"Go on with: zchat join --room {record.room}")
     return Exit.OK

@@ -81,7 +81,7 @@ With --since      only these entries; of what came before it has one hash
 Signatures can be passed on: who has FILE and the passphrase can show anybody who said what.
 
 Of a server that contradicted itself there is a proof of its own, which needs no key at all: a file
-that zchat names when it finds out. zchat evidence check reads both.""",
+that zchat names when it finds out. zchat evidence check reads both, for scripts with --json.""",
     "scripting": """\
 Once, with a terminal:   zchat tail ops --remember
 Then, without one:       make 2>&1 | zchat send ops

@@ -19,7 +19,7 @@ from tests.simulation import SimulatedClock
 from tests.test_checked import KEY, Ledger, Shown, proves, unsigned
 from tests.test_session import Carrying, ready
 from tests.test_transcript import KEYS, NOBODY, Person
-from zchat.errors import ServerFault, TextTooLong
+from zchat.errors import ServerFault, StoreBusy, TextTooLong
 from zchat.files import take_lock
 from zchat.member import room as member_room
 from zchat.member.core import Core, Do
@@ -538,6 +538,19 @@ def test_another_process_finds_the_contradiction_for_us(desk: Desk) -> None:
         desk.say("hello?")
 
 
+def test_a_rejoin_by_another_process_is_none_of_ours(desk: Desk) -> None:
+    """What we would say counter-signs the history that was left."""
+    desk.arrive(desk.bob.says())
+    desk.show(desk.ledger.branch(0, 1).end())
+    assert len(desk.faults) == 1
+    desk.vault.save_room(TAG, msgspec.structs.replace(desk.room.record, fault="", accepted_n=-1))
+    for _ in range(2):
+        with pytest.raises(ServerFault, match="signed another history"):
+            desk.say("hello?")
+        desk.room.mark_read()
+    assert desk.outbox() == []
+
+
 def test_a_promise_that_our_chain_does_not_keep_is_told(desk: Desk) -> None:
     desk.arrive(desk.bob.says())
     desk.show(desk.ledger.branch(1, 2).end())
@@ -567,6 +580,171 @@ def test_what_was_accepted_accuses_nobody_again_but_what_comes_later_does(desk: 
     desk.log(desk.carol.says(seen=other.head(4).packed))
     assert len(desk.faults) == 1
     assert desk.room.fault
+
+
+# ---- what waited when its author rejoined ----
+
+
+@pytest.fixture
+def dropped(desk: Desk) -> Desk:
+    """She wrote "early" over #1, "late" and "later" over #3; then the server went back to #1.
+
+    None of it was ever posted, and her user has accepted that log.
+    """
+    desk.arrive(desk.bob.says("1"))
+    desk.disconnect()
+    desk.say("early")
+    desk.connect()
+    desk.take_posts()
+    desk.log(desk.bob.says("2"), desk.bob.says("3"))
+    desk.disconnect()
+    desk.say("late", "later")
+    desk.ledger = desk.ledger.branch(1, 0)
+    accept(desk)
+    return desk
+
+
+def accept(desk: Desk) -> None:
+    """`zchat rejoin --accept`, and a new process; nothing is connected yet."""
+    desk.stop()
+    vault = Vault(desk.folder)
+    record = vault.room(TAG)
+    assert record is not None
+    rejoin(Opened(vault, KEYS, record, 99.0))
+    vault.close()
+    desk.start()
+
+
+def texts_in(posts: Iterable[Carrying]) -> list[str]:
+    bodies = (body_of(post.envelope) for post in posts)
+    return [body.text if isinstance(body, Text) else "" for body in bodies]
+
+
+def test_after_a_rejoin_what_waits_is_said_anew_over_the_accepted_log(dropped: Desk) -> None:
+    """As new messages of this process; what fits goes out as it was. None of them accuses."""
+    early, *late = dropped.outbox()
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 1))
+    posts = dropped.take_posts()
+    assert texts_in(posts) == ["early", "late", "later"]
+    assert posts[0].envelope == early
+    anew = [body_of(post.envelope) for post in posts[1:]]
+    assert [body.seq for body in anew] == [1, 2]
+    assert {body.incarnation for body in anew}.isdisjoint(body_of(e).incarnation for e in late)
+    assert {body.seen for body in anew} == {dropped.ledger.head(1).packed}
+    assert dropped.outbox() == [post.envelope for post in posts]
+    assert [what.text for what in dropped.told if isinstance(what, Composed)] == ["late", "later"]
+    dropped.log(*(post.envelope for post in posts))
+    assert dropped.texts == ["1", "early", "late", "later"]
+    assert dropped.notices == []
+    assert dropped.confirmed() == [2, 3, 4]
+    assert not dropped.room.unconfirmed
+    dropped.restart()
+    assert dropped.outbox() == []
+
+
+def test_nothing_is_said_anew_before_the_accepted_log_is_read_to_its_end(dropped: Desk) -> None:
+    """Whoever dies before that has changed nothing; what it says itself goes out."""
+    before = dropped.outbox()
+    dropped.ledger.envelopes.append(dropped.bob.says("another 2"))
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 1).but(tip=2))
+    assert dropped.take_posts() == []
+    assert len(dropped.room.unconfirmed) == 3
+    assert texts_in(dropped.say("on")) == ["on"]
+    assert dropped.outbox()[:3] == before and len(dropped.outbox()) == 4
+    dropped.restart()
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 2))
+    assert texts_in(dropped.take_posts()) == ["on", "early", "late", "later"]
+
+
+def test_what_stands_in_the_accepted_log_is_not_said_again(dropped: Desk) -> None:
+    """A message that crossed to the history that is gone on with."""
+    late = dropped.outbox()[1]
+    dropped.ledger.envelopes.append(late)
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 2))
+    assert dropped.faults == []
+    assert dropped.confirmed() == [2]
+    assert texts_in(dropped.take_posts()) == ["early", "later"]
+
+
+def test_a_room_that_the_server_lost_is_begun_anew_with_what_waits(dropped: Desk) -> None:
+    dropped.connect()
+    dropped.show(dropped.no_room())
+    posts = dropped.take_posts()
+    assert texts_in(posts) == ["early", "late", "later"]
+    assert {body_of(post.envelope).seen for post in posts} == {NOBODY}
+
+
+def test_what_a_restored_server_lost_goes_out_as_the_same_bytes(dropped: Desk) -> None:
+    """Its log names the former one: a `seen` behind its end is a loss, and no fault."""
+    before = dropped.outbox()
+    dropped.ledger = dropped.ledger.restored(1)
+    accept(dropped)
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 1))
+    assert [post.envelope for post in dropped.take_posts()] == before
+
+
+def test_of_what_waited_numbers_that_were_filled_are_dropped_and_other_kinds_wait_on(
+    desk: Desk,
+) -> None:
+    """What a newer version wrote only that version can say anew; what does not open goes out."""
+    desk.arrive(*(desk.bob.says() for _ in range(3)))
+    me = Person("alice")
+    me.author = Author(desk.vault.master_seed, KEYS)
+    me.incarnation = desk.vault.begin(TAG)
+    seen = desk.ledger.head(3).packed
+    sealed = [
+        me.says("", seq=1, seen=NOBODY)[:-1] + b"!",
+        me.voids(2, seen),
+        me.says("x", seen=seen),
+    ]
+    me.seq = 3
+    sealed.append(me.of_kind("later", seen=seen))
+    rows = [Pending(me.incarnation, seq, envelope_id(e), e) for seq, e in enumerate(sealed, 1)]
+    desk.vault.put(TAG, rows)
+    desk.ledger = desk.ledger.branch(1, 0)
+    accept(desk)
+    desk.connect()
+    desk.show(desk.ledger.show(1, 1))
+    assert desk.take_posts()[0].envelope == sealed[0]
+    assert sealed[1] not in desk.outbox()
+    assert sealed[3] in desk.outbox()
+    assert len(desk.room.unconfirmed) == 2
+
+
+def test_only_what_was_said_before_the_rejoin_is_said_anew(dropped: Desk) -> None:
+    """What is said later and does not fit is a new contradiction, and nobody hides it."""
+    other = dropped.ledger.branch(0, 1).head(1).packed
+    me = Person("alice")
+    me.author = Author(dropped.vault.master_seed, KEYS)
+    me.incarnation = dropped.vault.begin(TAG)
+    accuses = me.says("I saw something else", seen=other)
+    dropped.vault.put(TAG, [Pending(me.incarnation, 1, envelope_id(accuses), accuses)])
+    dropped.restart()
+    dropped.connect()
+    dropped.show(dropped.ledger.show(1, 1))
+    assert accuses in [post.envelope for post in dropped.take_posts()]
+    dropped.log(accuses)
+    assert len(dropped.faults) == 1
+
+
+def test_while_another_process_speaks_in_a_room_it_is_not_rejoined(desk: Desk) -> None:
+    """It holds the history that would be left, and goes on in it. One that is dead does not."""
+    desk.arrive(desk.bob.says())
+    desk.say("hello")
+    desk.room.close()
+    vault = Vault(desk.folder)
+    opened = Opened(vault, KEYS, desk.room.record, 99.0)
+    with pytest.raises(StoreBusy):
+        rejoin(opened)
+    desk.vault.close()
+    rejoin(opened)
+    vault.close()
+    desk.start()
 
 
 # ---- posting ----

@@ -1224,6 +1224,31 @@ def test_rejoin_after_an_honest_restore(here: World) -> None:
     assert texts_of(here, "alice") == texts_of(here, "bob") == expected
 
 
+def test_what_waits_when_its_author_rejoins_accuses_nobody_again(
+    tmp_path: Path, template: Path
+) -> None:
+    """It was written over what a server dropped that went back: it is said anew, and once.
+
+    Of bob's, which is dropped too, his replica may hold only the receipt: then it comes behind.
+    """
+    with rogue_world(tmp_path, template, "rollback=2:after=3") as world:
+        send(world, "alice", "1", "2")
+        assert texts_of(world, "alice") == ["1", "2"]
+        world.broker.kill()
+        offline = ("send", "lobby", "written offline", "--timeout", "1", "--name", "alice")
+        assert world.run("alice", *offline).returncode == 3
+        world.restart_broker()
+        send(world, "bob", "3, which is dropped with 2")
+        assert "it went back" in fault_of(world, "alice")
+        assert "1 message(s) of yours wait" in rejoin_through(world, "alice")
+        send(world, "alice", "back")
+        expected = ["1", "written offline", "back"]
+        assert texts_of(world, "alice") == expected
+        assert "it signed another history up to #3" in fault_of(world, "bob")
+        rejoin_through(world, "bob")
+        assert texts_of(world, "bob")[:3] == expected
+
+
 def test_tail_ends_with_4_where_signed_entries_are_held_back(
     tmp_path: Path, template: Path
 ) -> None:

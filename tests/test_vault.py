@@ -741,6 +741,10 @@ def a_life(folder: Path, tell: Tell) -> None:
     vault.replace(rows[1].id, filled)
     tell("given up", rows[1].id.hex())
     tell("sent", filled.id.hex(), filled.envelope.hex())
+    anew = pending(drawn, 5, "what filled that, said anew")
+    vault.put(TAG, [anew], [filled.id])
+    tell("given up", filled.id.hex())
+    tell("sent", anew.id.hex(), anew.envelope.hex())
     vault.close()
 
 

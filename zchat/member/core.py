@@ -173,7 +173,7 @@ class Core:
         elif step is Step.GAP:
             done += self._carry_out(self._session.join_after_gap(tag, now))
         elif step in (Step.IN_STEP, Step.NO_ROOM):
-            done += self._carry_out(self._session.agree(tag, now))
+            done += [*self._carry_out(self._session.agree(tag, now)), *self._say_anew(room)]
         elif step is Step.ON:
             received = sum(4 + len(item.envelope or item.bare_id) for item in arrived.items)
             confirmed = [what.id for what in happenings if isinstance(what, Confirmed)]
@@ -185,11 +185,16 @@ class Core:
             wanted = room.wants_glimpse()
             if wanted:
                 actions += self._session.glimpse(tag, *wanted, now)
-            done += self._carry_out(actions)
+            done += [*self._carry_out(actions), *self._say_anew(room)]
         elif step is Step.CONTRADICTION:
             self._followed.discard(tag)
             done += self._carry_out(self._session.leave(tag))
         return done
+
+    def _say_anew(self, room: Room) -> list[Do]:
+        """After a rejoin: what waits goes out once it is known what the log lacks of it."""
+        outgoing, composed = room.say_anew()
+        return [*(Event(room.tag, what) for what in composed), *self._post(room, outgoing)]
 
     def _refused(self, refused: Refused) -> list[Do]:
         word, entry_id = refused

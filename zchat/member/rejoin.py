@@ -3,6 +3,7 @@
 Rules of this file: nothing is deleted, the former history stays beside the new one; where a
 restored server named the log it goes on from, one's own messages that it lost are offered again, as
 the same bytes; in every other case nothing is, for what they counter-sign would accuse it anew.
+What waits in the outbox is marked, and judged by its outbox once the present log is read.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from zchat.database import Access
-from zchat.errors import StoreEmpty, Unopenable
+from zchat.errors import StoreBusy, StoreEmpty, Unopenable
 from zchat.log.sqlite import SqliteLog
 from zchat.member.profile import Opened
 from zchat.member.vault import Pending
@@ -32,9 +33,11 @@ class Rejoined(NamedTuple):
 def rejoin(opened: Opened) -> Rejoined:
     """Accept the server's present log. Broken off at any point, it can be done again.
 
-    Raises StoreBusy while another process reads the room.
+    Raises StoreBusy while another process is in the room: it would go on in what is left here.
     """
     vault, keys, record, *_ = opened
+    if vault.is_spoken_in(keys.tag):
+        raise StoreBusy(path=vault.replica_path(keys.tag))
     lost: list[Pending] = []
     if record.kept_n >= 0:
         own = Author(vault.master_seed, keys).public
@@ -45,8 +48,9 @@ def rejoin(opened: Opened) -> Rejoined:
         ]
         vault.offer(keys.tag, lost)
     aside = vault.set_replica_aside(keys.tag)
+    left = vault.who_waits(keys.tag)
     cleared = msgspec.structs.replace(
-        record, fault="", fault_ms=0, evidence="", kept_n=-1, accepted_n=-1
+        record, fault="", fault_ms=0, evidence="", kept_n=-1, accepted_n=-1, left=left
     )
     vault.save_room(keys.tag, cleared)
     return Rejoined(aside, vault.waiting(keys.tag))

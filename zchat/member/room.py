@@ -12,6 +12,8 @@ lock writes it, another process of the same member goes on from its end in memor
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from zchat.clock import Clock
 from zchat.errors import ServerFault, Unopenable
 from zchat.log.sqlite import SqliteLog
@@ -331,7 +333,13 @@ class Room:
 
     def _save(self, **changes: object) -> None:
         """Change what the vault knows of the room; another process may have changed the rest."""
-        self.record = self._vault.update_room(self.tag, self.record, **changes)
+        self._renew(self._vault.update_room(self.tag, self.record, **changes))
+
+    def _renew(self, record: RoomRecord) -> None:
+        """What the vault holds by now; but no rejoin elsewhere brings us to another log."""
+        if self.fault and not record.fault:
+            record = msgspec.structs.replace(record, fault=self.fault)
+        self.record = record
 
     def _behind(self, segment: Segment) -> list[Happening]:
         """A lower end proves nothing: ask again; the second time it is told."""
@@ -377,14 +385,20 @@ class Room:
 
         Raises TextTooLong, StoreTrouble, and ServerFault once the server contradicted itself.
         """
-        self.record = self._vault.room(self.tag) or self.record  # another process may have found it
+        self._renew(self._vault.room(self.tag) or self.record)  # another process may have found it
         if self.fault and not anyway:
             raise ServerFault(text=self.fault)
         return self._outbox.compose(self.record.name, texts, reply_to)
 
     def resume(self) -> list[Outgoing]:
         """What processes that are dead left in the outbox, and is not in the log."""
-        return self._outbox.resume()
+        return self._outbox.resume(self.record.left)
+
+    def say_anew(self) -> tuple[list[Outgoing], list[Composed]]:
+        """What was said before a rejoin, once the accepted log is read to its end."""
+        if self.fault or self.is_slow or self.checked.n < self.tip:
+            return [], []
+        return self._outbox.say_anew(self.record.name)
 
     def refused_for_good(self, entry_id: bytes) -> tuple[list[Outgoing], list[Happening]]:
         """The broker says that it will never take this envelope: what goes out, what to tell."""

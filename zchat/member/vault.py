@@ -28,7 +28,7 @@ from nacl.secret import SecretBox
 from zmq.utils import z85
 
 from zchat.database import Access, Database, Schema
-from zchat.errors import Malformed, StoreBusy, StoreUnreadable
+from zchat.errors import Malformed, StoreBusy, StoreTrouble, StoreUnreadable
 from zchat.files import (
     Lock,
     lock_file,
@@ -106,6 +106,7 @@ class RoomRecord(msgspec.Struct, frozen=True):
     read_ms: int = 0
     handle: str = ""
     sealed_root: bytes = b""
+    left: tuple[bytes, ...] = ()  # incarnations of which something waited at the last rejoin
 
     @property
     def is_remembered(self) -> bool:
@@ -379,10 +380,14 @@ class Vault:
             statement = "SELECT 1 FROM incarnations WHERE incarnation = ?"
             return self._db.execute(statement, (incarnation,)).fetchone() is not None
 
-    def put(self, tag: bytes, pending: Iterable[Pending]) -> None:
-        """Commit envelopes, durably and all together, before any of them is sent."""
+    def put(self, tag: bytes, pending: Iterable[Pending], instead_of: Iterable[bytes] = ()) -> None:
+        """Commit envelopes, durably and all together, before any of them is sent.
+
+        They may stand instead of others, which are never sent again.
+        """
         rows: list[tuple[object, ...]] = [(tag, *row) for row in pending]
         with self._db.transaction():
+            self._db.execute_many("DELETE FROM outbox WHERE id = ?", [(i,) for i in instead_of])
             self._db.execute_many(
                 "INSERT INTO outbox (tag, incarnation, seq, id, envelope) VALUES (?, ?, ?, ?, ?)",
                 rows,
@@ -449,8 +454,32 @@ class Vault:
     def waiting(self, tag: bytes) -> int:
         """How many envelopes of a room wait in the outbox, whosever."""
         with self._db.failures():
-            statement = "SELECT count(*) FROM outbox WHERE tag = ?"
-            return int(self._db.execute(statement, (tag,)).fetchone()[0])
+            rows = self._db.execute("SELECT id FROM outbox WHERE tag = ?", (tag,)).fetchall()
+        return len(self._unread(tag, {entry_id for (entry_id,) in rows}))
+
+    def _unread(self, tag: bytes, ids: set[bytes]) -> set[bytes]:
+        """Those that the replica does not hold: a living process deletes late what it does."""
+        with (
+            contextlib.suppress(StoreTrouble),
+            contextlib.closing(SqliteLog(self.replica_path(tag), Access.READ_ONLY)) as replica,
+        ):
+            return {entry_id for entry_id in ids if not replica.place_of(tag, entry_id)}
+        return ids
+
+    def who_waits(self, tag: bytes) -> tuple[bytes, ...]:
+        """The incarnations whose envelopes wait in the outbox of a room."""
+        with self._db.failures():
+            statement = "SELECT DISTINCT incarnation FROM outbox WHERE tag = ?"
+            return tuple(i for (i,) in self._db.execute(statement, (tag,)).fetchall())
+
+    def is_spoken_in(self, tag: bytes) -> bool:
+        """Whether another process that lives has drawn an incarnation in a room."""
+        with self._db.failures():
+            rows = self._db.execute(
+                "SELECT DISTINCT process FROM incarnations WHERE tag = ? AND process != ?",
+                (tag, self._process),
+            ).fetchall()
+        return any(self._is_alive(process) for (process,) in rows)
 
     def _is_alive(self, process: str) -> bool:
         path = self._process_path(process)
@@ -510,11 +539,14 @@ class Vault:
                 "SELECT tag, incarnation, seq, id, envelope FROM outbox ORDER BY number"
             ).fetchall()
             judgements = self._db.execute("SELECT * FROM judgements").fetchall()
+        unread: set[bytes] = set()
+        for tag in {row[0] for row in outbox}:
+            unread |= self._unread(tag, {row[3] for row in outbox if row[0] == tag})
         return Contents(
             secrets={name: self._unseal(sealed) for name, sealed in secrets},
             rooms=[HeldRoom(tag, self._record(sealed), *rest) for tag, sealed, *rest in rooms],
             incarnations=incarnations,
-            outbox=outbox,
+            outbox=[row for row in outbox if row[3] in unread],
             judgements=judgements,
         )
 

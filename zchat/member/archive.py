@@ -52,6 +52,26 @@ class Query(NamedTuple):
     names: frozenset[str] = frozenset()
 
 
+class _Wanted:
+    """A query, ready to be held against many messages."""
+
+    def __init__(self, query: Query) -> None:
+        self._since_ms, self._names = query.since_ms, query.names
+        self._words = [word.casefold() for word in query.words]
+        self._pattern = re.compile(query.pattern, re.IGNORECASE) if query.pattern else None
+
+    def holds(self, sent_at_ms: int, name: str, text: str) -> bool:
+        """Whether this message is meant."""
+        if sent_at_ms < self._since_ms or (self._names and name not in self._names):
+            return False
+        if self._words:
+            folded = text.casefold()
+            for word in self._words:
+                if word not in folded:
+                    return False
+        return not self._pattern or bool(self._pattern.search(text))
+
+
 class _Body(msgspec.Struct):
     """What of a body is looked at; the rest was checked before it was kept."""
 
@@ -64,15 +84,23 @@ class _Body(msgspec.Struct):
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
 
-def read(path: Path, keys: RoomKeys, first: int, last: int) -> Iterator[Said]:
-    """The messages at these places. Raises StoreEmpty, StoreUnreadable, StoreTrouble."""
+def read(
+    path: Path, keys: RoomKeys, first: int, last: int, wanted: "_Wanted | None" = None
+) -> Iterator[Said]:
+    """The messages at these places, or those of them that are wanted.
+
+    Raises StoreEmpty, StoreUnreadable, StoreTrouble.
+    """
     replica = SqliteLog(path, Access.READ_ONLY)
     try:
         tip = replica.tip(keys.tag)
         last = min(last, tip.n if tip else 0)
         while first <= last:
             entries = replica.read(keys.tag, first, last)
-            yield from filter(None, (_said(keys, entry) for entry in entries))
+            for entry in entries:
+                said = _said(keys, entry, wanted)
+                if said is not None:
+                    yield said
             first = entries[-1].n + 1
     finally:
         replica.close()
@@ -88,7 +116,7 @@ def end_of(path: Path, keys: RoomKeys) -> int:
         replica.close()
 
 
-def _said(keys: RoomKeys, entry: Entry) -> Said | None:
+def _said(keys: RoomKeys, entry: Entry, wanted: "_Wanted | None") -> Said | None:
     if entry.envelope is None:
         return None
     try:
@@ -96,9 +124,9 @@ def _said(keys: RoomKeys, entry: Entry) -> Said | None:
     except Unopenable:
         return None
     body = _decode(raw)
-    if body.kind != "text":
-        return None
     sent = header.timestamp_ms
+    if body.kind != "text" or not (wanted is None or wanted.holds(sent, body.name, body.text)):
+        return None
     return Said(entry.n, entry.id, header.sender, body.name, sent, body.text, body.reply_to)
 
 
@@ -133,13 +161,4 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _matching(path: Path, root: bytes, query: Query, part: tuple[int, int]) -> list[Said]:
-    words = [word.casefold() for word in query.words]
-    pattern = re.compile(query.pattern, re.IGNORECASE) if query.pattern else None
-    found = []
-    for said in read(path, RoomKeys(root), *part):
-        if said.sent_at_ms < query.since_ms or (query.names and said.name not in query.names):
-            continue
-        text = said.text.casefold() if words else said.text
-        if all(word in text for word in words) and (not pattern or pattern.search(said.text)):
-            found.append(said)
-    return found
+    return list(read(path, RoomKeys(root), *part, _Wanted(query)))

@@ -88,12 +88,18 @@ def check_outline(envelope: bytes, expected: EnvelopeClass) -> None:
 
 def take_apart(envelope: bytes) -> Parts:
     """Cut an envelope that passed `check_outline`."""
-    packed = envelope[:HEADER_BYTES]
+    header, packed, box = header_and_box(envelope)
     return Parts(
-        header=Header(*_HEADER.unpack(packed)),
+        header=header,
         packed_header=packed,
         commitment=envelope[HEADER_BYTES:BOX_AT],
-        box=envelope[BOX_AT:-SIGNATURE_BYTES],
+        box=box,
         signature=envelope[-SIGNATURE_BYTES:],
         signed=envelope[:-SIGNATURE_BYTES],
     )
+
+
+def header_and_box(envelope: bytes) -> tuple[Header, bytes, bytes]:
+    """The header, its bytes, and the box: all that it takes to open again what was checked once."""
+    packed = envelope[:HEADER_BYTES]
+    return Header(*_HEADER.unpack(packed)), packed, envelope[BOX_AT:-SIGNATURE_BYTES]

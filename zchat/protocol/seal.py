@@ -26,6 +26,7 @@ from zchat.protocol.envelope import (
     Parts,
     check_outline,
     envelope_id,
+    header_and_box,
     take_apart,
 )
 from zchat.protocol.keys import Author, RoomKeys, same
@@ -77,7 +78,7 @@ def open_envelope(room: RoomKeys, envelope: bytes, expected: EnvelopeClass) -> O
         bindings.crypto_sign_open(signed, parts.header.sender)
     except CryptoError:
         raise Unopenable("signature") from None
-    return Opened(parts.header, _unpad(_decrypt(parts, box_key)))
+    return Opened(parts.header, _unpad(_decrypt(parts.box, parts.header.nonce, box_key)))
 
 
 def reopen_envelope(room: RoomKeys, envelope: bytes, entry_id: bytes) -> Opened:
@@ -88,10 +89,9 @@ def reopen_envelope(room: RoomKeys, envelope: bytes, entry_id: bytes) -> Opened:
     """
     if envelope_id(envelope) != entry_id:
         raise Unopenable("id")
-    parts = take_apart(envelope)
-    box_key, _ = room.message_keys(parts.packed_header)
-    padded = _decrypt(parts, box_key)
-    return Opened(parts.header, _body_of(padded))
+    header, packed, box = header_and_box(envelope)
+    box_key, _ = room.message_keys(packed)
+    return Opened(header, _body_of(_decrypt(box, header.nonce, box_key)))
 
 
 def _box_key(room: RoomKeys, parts: Parts) -> bytes:
@@ -101,9 +101,9 @@ def _box_key(room: RoomKeys, parts: Parts) -> bytes:
     return box_key
 
 
-def _decrypt(parts: Parts, box_key: bytes) -> bytes:
+def _decrypt(box: bytes, nonce: bytes, box_key: bytes) -> bytes:
     try:
-        return bindings.crypto_secretbox_open(parts.box, parts.header.nonce, box_key)
+        return bindings.crypto_secretbox_open(box, nonce, box_key)
     except CryptoError:
         raise Unopenable("box") from None
 

@@ -901,6 +901,9 @@ class Honest(World):
         if found in ("length", "version", "class") and len(junk.envelope) <= MAX_ENVELOPE_BYTES:
             text = f"check {found}"
             expected.append(Refuse(0, k, "bad-envelope", self.keys.tag, 0, text))
+        no_place = [Refuse(0, k, "too-many-rooms", self.keys.tag, 60_000, "")]
+        if self.log.tip(self.keys.tag) is None and answers == no_place and not expected:
+            return  # strangers' rooms were there before this one
         if answers != expected:
             raise Broken(f"a POST that fails as {found} is answered by {answers}")
 

@@ -54,6 +54,40 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, **own, **more}
 
 
+def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Another process that uses the program's modules."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+    )
+
+
+def finished(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    """What it said to the end; it fails with what it complained of."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    return out
+
+
+def mode(path: Path) -> int:
+    """Who may do what with a file."""
+    return path.stat().st_mode & 0o777
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """What new files may not be, for a while."""
+    former = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
 def project_files() -> list[Path]:
     """The project's files: those that git knows; where there is no git, all that were not made."""
     if not (HERE / ".git").exists() or shutil.which("git") is None:

@@ -6,16 +6,12 @@ Rules of this file: another process is another process; a full disk is RLIMIT_FS
 bound of pages. Nothing of database.py is replaced.
 """
 
-import os
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.processes import finished, mode, python, umask
 from zchat.database import Access, Database, Migration, Schema
 from zchat.errors import (
     StoreBusy,
@@ -27,7 +23,6 @@ from zchat.errors import (
 )
 from zchat.files import take_lock
 
-HERE = Path(__file__).parent.parent
 SCHEMA = Schema(
     application_id=0x7A635445,
     version=7,
@@ -40,19 +35,6 @@ INSERT = "INSERT INTO words VALUES (?)"
 def words(database: Database) -> list[str]:
     with database.failures():
         return [word for (word,) in database.execute("SELECT word FROM words ORDER BY rowid")]
-
-
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    former = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(former)
 
 
 @pytest.fixture
@@ -131,25 +113,6 @@ for number in range(20):
         database.execute(INSERT, (f"{sys.argv[2]} {number}",))
 database.close()
 """
-
-
-def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Another process of the program."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-    )
-
-
-def finished(process: "subprocess.Popen[str]") -> str:
-    """What it said to the end; it fails with what it complained of."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out
 
 
 def test_processes_can_make_and_write_a_shared_file_at_once(path: Path) -> None:

@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.processes import finished, mode, python, umask
 from zchat.errors import StoreBusy, StoreFull, StoreTrouble
 from zchat.files import (
     lock_file,
@@ -26,41 +26,6 @@ from zchat.files import (
     take_lock,
     write_private,
 )
-
-HERE = Path(__file__).parent.parent
-
-
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    former = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(former)
-
-
-def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Another process of the program."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-    )
-
-
-def finished(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    """What it said to the end; it fails with what it complained of."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    return out
-
 
 # ---- private ----
 

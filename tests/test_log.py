@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import HERE, finished, python
 from zchat.database import Access, Database, Migration
 from zchat.errors import (
     RoomDamaged,
@@ -46,7 +47,6 @@ from zchat.protocol.limits import (
     MAX_ENVELOPE_BYTES,
 )
 
-HERE = Path(__file__).parent.parent
 OF_A_LOG = [access for access in Access if access is not Access.SHARED]  # a log has one writer
 ROOM, OTHER, NOWHERE = b"room" * 4, b"other123" * 2, bytes(16)
 LOG_ID = b"log " * 8
@@ -991,25 +991,6 @@ while n < end:
     assert sum(entry.wire_bytes for entry in entries) == tip.weight == log.weight(room, 0, n)
 print("read", n)
 """
-
-
-def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Another process of the program."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-    )
-
-
-def finished(process: "subprocess.Popen[str]") -> str:
-    """What it said to the end; it fails with what it complained of."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out
 
 
 @pytest.mark.parametrize("make", [in_file, in_replica])

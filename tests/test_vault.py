@@ -10,7 +10,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import zmq
 from nacl.secret import SecretBox
 from zmq.utils import z85
 
+from tests.processes import finished, mode, python, umask
 from zchat.database import Access
 from zchat.errors import (
     BadName,
@@ -47,44 +47,11 @@ from zchat.protocol.keys import Author, RoomKeys, derive_root
 from zchat.protocol.ledger import NO_HEAD, Contradiction, LogKey
 from zchat.protocol.seal import seal
 
-HERE = Path(__file__).parent.parent
 TAG, OTHER = b"tag of the room.", b"tag of another.."
 ROOT = b"root of the room that is kept..."
 KEYS = Origin(b"curve key of the server.........", b"log key of the server...........")
 SERVER = Server("chat.example.org", 4826, KEYS)
 RECORD = RoomRecord("lobby-of-ours", "Alice Liddell", SERVER, KEYS, ROOT)
-
-
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    former = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(former)
-
-
-def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Another process of the program."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-    )
-
-
-def finished(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    """What it said to the end; it fails with what it complained of."""
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    return out
 
 
 def all_at_once(code: str, count: int, *arguments: object) -> list[str]:

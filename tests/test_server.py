@@ -210,6 +210,46 @@ def test_a_signal_right_behind_the_first_line_ends_it_in_order(tmp_path: Path) -
         assert not (home / "broker" / "invite").exists()
 
 
+def test_nobody_is_sent_to_a_broker_that_was_killed(tmp_path: Path) -> None:
+    """What it announced is still there. It is told at once, and no passphrase is asked for."""
+    home = tmp_path / "host"
+    with started(home) as broker:
+        stem = broker.stem
+        asked = zchat(home, "join", "--room", "lobby", "--name", "bob")
+        assert "The passphrase cannot be asked for" in asked.stderr
+        broker.process.kill()
+        broker.process.wait()
+    assert broker.stem == stem
+    asked = zchat(home, "join", "--room", "lobby", "--name", "bob")
+    assert (asked.returncode, asked.stderr.splitlines()) == (
+        Exit.FIXABLE,
+        [
+            "zchat: It is not known which server to go to.",
+            "  Give an invite (zchat join zchat://...), or start a server: `zchat broker`.",
+        ],
+    )
+    asked = zchat(home, "tail", "lobby", "--name", "bob")
+    assert asked.returncode == Exit.FIXABLE
+    assert "No room 'lobby' is known here." in asked.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's own")
+def test_who_may_not_lock_a_brokers_store_believes_what_it_announced(host: Path) -> None:
+    """As a member may in whose profile another user's server runs."""
+    stem = "zchat://127.0.0.1:1/#"
+    (host / "broker" / "invite").write_text(f"{stem}\n")
+    lock = host / "broker" / "log.db.lock"
+    lock.chmod(0o400)
+    asks = "import sys, pathlib; from zchat.broker.folder import announced; "
+    asks += "print(announced(pathlib.Path(sys.argv[1])))"
+    command = [*BOUND, sys.executable, "-c", asks, str(host / "broker")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{stem}\n"
+    lock.chmod(0o600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "None\n"
+
+
 def test_with_until_eof_it_ends_when_its_stdin_does(tmp_path: Path) -> None:
     home = tmp_path / "host"
     home.mkdir()

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import zmq
 from zmq.utils import z85
 
-from zchat.errors import StoreUnreadable
-from zchat.files import make_once, write_private
+from zchat.errors import StoreBusy, StoreTrouble, StoreUnreadable
+from zchat.files import make_once, take_lock, write_private
 from zchat.protocol.ledger import LogKey
 from zchat.protocol.limits import KEY_BYTES
 
@@ -57,10 +57,28 @@ def announce(folder: Path, stem: str) -> None:
 
 
 def announced(folder: Path) -> str | None:
-    """The invite stem of the broker that runs in this profile, if one does."""
+    """The invite stem of the broker that runs in this profile, if one does.
+
+    One that was killed left it behind: at that address nobody is, or somebody else by now.
+    """
     with contextlib.suppress(OSError):
-        return (folder / "invite").read_text("utf-8").strip()
+        stem = (folder / "invite").read_text("utf-8").strip()
+        with contextlib.suppress(StoreTrouble):  # who may not lock it believes what stands there
+            return stem if is_running(folder) else None
+        return stem
     return None
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a broker holds the store. Raises StoreTrouble where that cannot be found out."""
+    path = log_path(folder)
+    if not path.exists():
+        return False
+    try:
+        take_lock(path).release()
+    except StoreBusy:
+        return True
+    return False
 
 
 def retract(folder: Path) -> None:

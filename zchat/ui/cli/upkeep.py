@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from zchat.broker.folder import announced, load_keys, log_path
+from zchat.broker.folder import announced, is_running, load_keys, log_path
 from zchat.broker.upkeep import backup as copy_store
 from zchat.broker.upkeep import restore as put_back
 from zchat.config import home
 from zchat.database import Access
-from zchat.errors import Exit, StoreBusy, StoreEmpty
-from zchat.files import storage_errors, take_lock
+from zchat.errors import Exit, StoreEmpty
+from zchat.files import storage_errors
 from zchat.log.sqlite import SqliteLog
 from zchat.ui.cli.common import data, json_option, say
 from zchat.ui.safe import safe_json, safe_line
@@ -31,31 +31,16 @@ def status(*, as_json: bool) -> int:
         zchat broker status
     """
     path = log_path(home() / "broker")
-    is_running = _is_running(path)
-    stem = announced(path.parent) if is_running else None
+    runs = is_running(path.parent)
+    stem = announced(path.parent) if runs else None
     rooms, messages, size = _held(path)
     if as_json:
-        fields = {"running": is_running, "invite": stem, "rooms": rooms, "messages": messages}
+        fields = {"running": runs, "invite": stem, "rooms": rooms, "messages": messages}
         data(safe_json({"v": JSON_VERSION, **fields, "bytes": size, "store": str(path)}))
     else:
-        data(
-            safe_line(
-                f"running: {stem or 'its invite is not known'}" if is_running else "not running"
-            )
-        )
+        data(safe_line(f"running: {stem or 'its invite is not known'}" if runs else "not running"))
         data(safe_line(f"{rooms:,} room(s), {messages:,} message(s), {size:,} bytes in {path}"))
-    return Exit.OK if is_running else Exit.NETWORK
-
-
-def _is_running(path: Path) -> bool:
-    """Whether a server holds the store: what it announced may be of one that was killed."""
-    if not path.exists():
-        return False
-    try:
-        take_lock(path).release()
-    except StoreBusy:
-        return True
-    return False
+    return Exit.OK if runs else Exit.NETWORK
 
 
 def _held(path: Path) -> tuple[int, int, int]:

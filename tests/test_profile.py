@@ -9,6 +9,7 @@ import hashlib
 import re
 import resource
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from click.testing import CliRunner, Result
 from keyring.backend import KeyringBackend
 
 from tests.conftest import Inside
-from tests.processes import Terminal, World
+from tests.processes import Terminal, World, wait_for
 from tests.test_checked import KEY, OTHER_KEY
 from zchat.errors import Exit, Malformed, ProfileInTheWay, StoreFull, Unopenable, ZchatError
 from zchat.member.backup import Backup, Member, restore, take
@@ -345,7 +346,7 @@ def test_a_backup_is_sealed_under_its_passphrase_as_the_page_says(
     path = tmp_path / "me.zchat"
     done = run(profile.home, "export", str(path), *words)
     assert done.return_value == Exit.OK, done.exception
-    assert "alice, carol d. with 2 rooms, and what has not gone out yet (2)." in done.stderr
+    assert "alice, carol d. with 2 rooms, and what is not in the log yet (2)." in done.stderr
     raw = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"alice" not in raw and b"lobby" not in raw
@@ -359,6 +360,31 @@ def test_a_backup_is_sealed_under_its_passphrase_as_the_page_says(
     changed = run(tmp_path / "again", "import", str(path), *words)
     refused(changed, Exit.WRONG_SECRET, "a part of it was changed")
     assert names(tmp_path / "again") == set()
+
+
+def test_what_the_log_holds_does_not_wait(here: World, tmp_path: Path, words: list[str]) -> None:
+    """Neither after a `send` that was confirmed, nor while the one who said it is still there."""
+    home = here.home("alice")
+    for text in "one", "two", "three", "four", "five", "six":
+        assert here.run("alice", "send", here.broker.invite(), text).returncode == 0
+        with contextlib.closing(sqlite3.connect(home / "members" / "alice" / "vault.db")) as vault:
+            assert vault.execute("SELECT * FROM outbox").fetchall() == []
+    alice = here.join("alice")
+    alice.expect("six")
+    alice.type("seven\n")
+    alice.expect("alice: seven")
+    wait_for("it came back", lambda: not take(Profile(home)).members[0].vault.outbox)
+    done = here.run("alice", "profile", "export", str(tmp_path / "me.zchat"), *words)
+    assert "alice with 1 room.\n" in done.stderr
+    assert "not in the log" not in here.run("alice", "doctor").stdout
+    here.broker.kill()
+    alice.expect_note("offline")
+    alice.type("eight\n")
+    wait_for("one waits", lambda: len(take(Profile(home)).members[0].vault.outbox) == 1)
+    done = here.run("alice", "doctor")
+    assert "1 message(s) not in the log yet; the next join sends them" in done.stdout
+    done = here.run("alice", "forget", "lobby")
+    assert "with 1 message(s) not in its log yet? Say --yes" in done.stderr
 
 
 def test_what_is_no_backup_is_told_before_a_passphrase_is_asked_for(

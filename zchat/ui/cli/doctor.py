@@ -211,7 +211,8 @@ def _rooms(profile: Profile, vault: Vault, member: str) -> Iterator[Finding]:
             yield Finding(subject, f"The server contradicted itself: {record.fault}.", way_on)
         waiting = vault.waiting(known.tag)
         if waiting:
-            yield Finding(f"{subject}: {waiting} message(s) wait to go out with the next join")
+            told = f"{waiting} message(s) not in the log yet; the next join sends them"
+            yield Finding(f"{subject}: {told}")
 
 
 def _key(profile: Profile, subject: str, record: RoomRecord) -> Iterator[Finding]:

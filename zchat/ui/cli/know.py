@@ -187,7 +187,7 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     profile, _, vault, known = known_room(room, name)
     waiting = vault.waiting(known.tag)
     question = f"Forget {known.record.room!r} at {known.record.server.address}"
-    question += f", with {waiting} message(s) that never went out?" if waiting else "?"
+    question += f", with {waiting} message(s) not in its log yet?" if waiting else "?"
     if not yes and not has_terminal():
         raise Usage(reason=f"{question} Say --yes")
     if yes or click.confirm(safe_line(question), err=True):

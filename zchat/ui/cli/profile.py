@@ -95,7 +95,7 @@ def _inventory(backup: Backup) -> str:
     rooms = sum(len(member.vault.rooms) for member in backup.members)
     waiting = sum(len(member.vault.outbox) for member in backup.members)
     told = f"{members} with {rooms} room{'' if rooms == 1 else 's'}"
-    return f"{told}, and what has not gone out yet ({waiting})" if waiting else told
+    return f"{told}, and what is not in the log yet ({waiting})" if waiting else told
 
 
 def _chosen(access: Access, *, may_be_weak: bool) -> str:

@@ -19,6 +19,7 @@ from zchat.ui.visit import History, Visit
 
 _MOST_UNCONFIRMED = 4_000
 _MOST_NAMED = 5
+_COMES_BACK_S = 1.0
 
 
 @click.command()
@@ -93,6 +94,7 @@ class _Sending:
                 visit.client.say(visit.room.tag, texts, anyway=self._anyway)
                 await self._confirmed(visit, _MOST_UNCONFIRMED, config.timeout_s)
             await self._confirmed(visit, 0, config.timeout_s)
+            await self._come_back(visit)
             if self._to_be_seen:
                 await self._seen(visit, config.timeout_s)
         return Exit.FIXABLE if self._too_long else Exit.OK
@@ -163,6 +165,17 @@ class _Sending:
         visit.note(event)
         if isinstance(event.what, Confirmed):
             self._last_n = max(self._last_n, event.what.n)
+
+    async def _come_back(self, visit: Visit) -> None:
+        """What was confirmed leaves the outbox as it comes back: where that is now, wait for it."""
+        until = visit.clock.now() + _COMES_BACK_S
+        while visit.clock.now() < until:
+            comes = visit.caught_up and visit.room.checked.n < self._last_n
+            if not visit.client.waiting and (not comes or visit.room.fault):
+                return
+            event = await visit.client.next_event(0.05)
+            if event is not None:
+                self._take(visit, event)
 
     async def _seen(self, visit: Visit, timeout_s: float) -> None:
         """Wait until somebody else shows to hold our last message. Raises NotSeen, ServerFault."""

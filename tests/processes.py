@@ -304,8 +304,14 @@ class Terminal:
         assert self.process.exitstatus is not None
         return int(self.process.exitstatus)
 
+    def hang_up(self) -> None:
+        """Close the terminal, and no more: the program learns of it as it does on a real one."""
+        terminal = self.process.ptyproc  # type: ignore[attr-defined]
+        terminal.fileobj.close()  # not the number: its owner would close it again, when another's
+        terminal.closed = self.process.closed = True
+
     def end(self) -> None:
-        """Hang up."""
+        """Hang up, and make sure that it ends."""
         self.process.close(force=True)
 
 

@@ -619,6 +619,16 @@ def test_what_a_server_refuses_with_is_quoted_safely(here: World, text: str) -> 
         assert not any(row.startswith(("-- all is well", ">")) for row in terminal.rows[:-1])
 
 
+def test_a_sound_message_that_a_server_refuses_is_told_once_and_kept(here: World) -> None:
+    with refusing(here, refuses="POST", code="bad-envelope", text=SERVER_TEXTS[0]) as server:
+        where = [here.broker.invite(), "--name", "alice", "--timeout", "1"]
+        send = here.terminal("alice", "send", *where[:1], "hello", *where[1:], columns=200)
+        assert leaks(finished(send, 6)) == []
+        assert server.refused
+    assert send.text.count("-- server says: bad-envelope ") == 1
+    assert "kept in the outbox" in send.text
+
+
 @pytest.mark.parametrize(("code", "exit_code"), [("too-many-rooms", 5), ("\x1b[41m\u202ex", 6)])
 def test_a_room_that_is_never_let_in_ends_in_time(here: World, code: str, exit_code: int) -> None:
     """JOIN refused again and again: 5 where it is a limit, else 6; its words made visible."""

@@ -164,7 +164,8 @@ class CheckedLog:
         try:
             return read_lineage(word.lineage, self._room, self._log_key)
         except Malformed as error:
-            raise ServerContradiction(f"it cannot say where its log comes from: {error}") from None
+            reason = error.facts["reason"]
+            raise ServerContradiction(f"it cannot say where its log comes from: {reason}") from None
 
     def _new_log(self, word: Entries, head: Head) -> Segment:
         """Another log id: an honest restore names ours and where it stopped; else two logs."""

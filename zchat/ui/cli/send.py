@@ -20,6 +20,7 @@ from zchat.ui.visit import History, Visit
 _MOST_UNCONFIRMED = 4_000
 _MOST_NAMED = 5
 _COMES_BACK_S = 1.0
+_PASSING = ("rate", "stopping", "hello-first")  # nothing that a person has to do anything about
 
 
 @click.command()
@@ -83,6 +84,7 @@ class _Sending:
         self._to_be_seen = to_be_seen
         self._last_n = 0
         self._too_long = False
+        self._told: set[ServerSays] = set()
 
     async def run(self, config: MemberConfig, *, may_be_empty: bool, may_be_weak: bool) -> int:
         """Connect, check, send, wait. Raises ServerFault, NotStored, NoAnswer, ..."""
@@ -153,13 +155,19 @@ class _Sending:
                 if reads_on or isinstance(event.what, Confirmed):
                     reached = visit.room.checked.n
                     waited_since = visit.clock.now()
-                elif isinstance(event.what, ServerSays) and event.what.code == "room-full":
-                    say(f"-- server says: {event.what.code} {event.what.text}".rstrip())
+                elif isinstance(event.what, ServerSays):
+                    self._tell(event.what)
                 elif isinstance(event.what, Notice) and visit.room.fault and not self._anyway:
                     raise ServerFault(text=visit.room.fault)
             waited_s = visit.clock.now() - waited_since
             if waited_s > timeout_s or not (visit.client.online or visit.was_online):
                 raise not_confirmed(visit, timeout_s)
+
+    def _tell(self, what: ServerSays) -> None:
+        """Why nothing is confirmed, each reason once."""
+        if what.code not in _PASSING and what not in self._told:
+            self._told.add(what)
+            say(f"-- server says: {what.code} {what.text}".rstrip())
 
     def _take(self, visit: Visit, event: Event) -> None:
         visit.note(event)

@@ -298,14 +298,21 @@ class _Shared:
 
     def __init__(self) -> None:
         self._bytes = b""
-        self._frame = zmq.Frame()
+        self._frame: zmq.Frame | None = None
 
     def once(self, frame: bytes) -> "bytes | zmq.Frame":
-        """What to send: a frame made once for the same bytes; small ones are cheaper to copy."""
+        """What to send: a frame made once for the same bytes, as soon as a second one wants them.
+
+        Small ones are cheaper to copy, and so is what goes to one member only: giving a shared
+        frame back wakes a thread of pyzmq's.
+        """
         if len(frame) < _WORTH_SHARING_BYTES:
             return frame
         if frame is not self._bytes:
-            self._bytes, self._frame = frame, zmq.Frame(frame, copy=False)
+            self._bytes, self._frame = frame, None
+            return frame
+        if self._frame is None:
+            self._frame = zmq.Frame(frame, copy=False)
         return self._frame
 
 

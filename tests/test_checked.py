@@ -834,6 +834,25 @@ def test_a_receipt_beyond_our_end_binds_what_comes_to_stand_there(
     assert proves(found.value.proof) is Proof.OTHER_PAST
 
 
+def test_a_receipt_of_a_log_that_the_server_gave_up_confirms_nothing(ledger: Ledger) -> None:
+    reader = Reader(ledger.restored(5), 5)
+    with pytest.raises(ServerContradiction, match="its receipt for #8 is of a log that it gave up"):
+        reader.checked.check_receipt(*ledger.receipt(6, 8), owed=True)
+    reader.checked.check_receipt(*ledger.receipt(2, 5), owed=True)
+
+
+def test_who_begins_anew_is_not_shown_less_than_what_is_owed(ledger: Ledger) -> None:
+    """No room, another log, or one that lost it: whoever reads anew holds only the receipts."""
+    reader = Reader(ledger)
+    reader.checked.witness(ledger.head(9), owed=True)
+    no_room = ledger.end(0).but(log=NO_LOG, head=b"", tip=0)
+    reader.refuses(no_room, "it has no such room, and signed #9 of it")
+    reader.refuses(Ledger().grow(3).show(1, 3), "it signed #9 of another log of this room")
+    reader.refuses(Ledger().grow(3).end(), "it signed #9 of another log of this room")
+    with pytest.raises(ServerContradiction, match="it lost #9 of what it had signed to us"):
+        reader.take(ledger.restored(5).show(1, 5))
+
+
 def test_there_is_no_proof_against_what_we_cannot_compare(ledger: Ledger, reader: Reader) -> None:
     for head in (NO_HEAD, ledger.head(6), Ledger().grow(3).head(3)):
         assert reader.checked.proof_against(head) is None

@@ -32,6 +32,7 @@ from zchat.database import Access
 from zchat.errors import Exit, Malformed, StoreUnreadable, ZchatError
 from zchat.log.contract import Addition
 from zchat.log.sqlite import SqliteLog
+from zchat.member.checked import ServerContradiction
 from zchat.member.export import Proof
 from zchat.member.invite import Origin, Server
 from zchat.member.profile import Opened, Profile
@@ -545,6 +546,20 @@ def test_heads_of_former_and_foreign_logs_are_judged(tmp_path: Path) -> None:
     without[0] = json.dumps(opening, separators=(",", ":")).encode() + b"\n"
     checked = recheck(b"".join(without))
     assert checked.before == 1
+
+
+def test_a_restored_log_that_holds_another_past_than_it_claims_accuses_the_server(
+    tmp_path: Path,
+) -> None:
+    alice = Person("alice")
+    former = Ledger([alice.says("one"), alice.says("two")], room=KEYS.tag)
+    claims = Ledger([alice.says("another"), alice.says("past")], former, 2, room=KEYS.tag)
+    desk = Desk(tmp_path / "home", claims)
+    with pytest.raises(ServerContradiction):
+        desk.screen.take(1, 2)
+    (finding,) = recheck(desk.export()).findings
+    assert finding.blame is Blame.SERVER
+    assert finding.text == "its log claims a past that it does not hold"
 
 
 def test_a_file_is_compared_with_the_log_that_one_holds(desk: Desk, tmp_path: Path) -> None:

@@ -678,6 +678,23 @@ def test_a_room_that_the_server_lost_is_begun_anew_with_what_waits(dropped: Desk
     assert {body_of(post.envelope).seen for post in posts} == {NOBODY}
 
 
+def test_what_was_confirmed_is_never_said_anew(desk: Desk) -> None:
+    """A server that plays a restore, and then that it has no such room, could show both."""
+    desk.arrive(desk.bob.says("1"))
+    sealed = [post.envelope for post in desk.say("two", "three")]
+    desk.log(*sealed)
+    desk.ledger = desk.ledger.restored(1)
+    desk.disconnect()
+    desk.connect()
+    desk.answer_joins()
+    assert desk.room.fault
+    for _ in range(2):
+        accept(desk)
+        desk.connect()
+        desk.show(desk.no_room())
+        assert [post.envelope for post in desk.take_posts()] == sealed
+
+
 def test_what_a_restored_server_lost_goes_out_as_the_same_bytes(dropped: Desk) -> None:
     """Its log names the former one: a `seen` behind its end is a loss, and no fault."""
     before = dropped.outbox()

@@ -997,6 +997,17 @@ def test_a_beat_echoes_the_newest_asks_one_per_member() -> None:
     assert room.presence.beat(room.now, bytes(8), 0.5).number == 2
 
 
+def test_a_crowd_of_made_up_keys_pushes_no_member_out_of_the_echoes() -> None:
+    room = Room()
+    room.hear(beat(b"bobs ask"))
+    for number in range(2 * MAX_ECHOES):
+        made_up = number.to_bytes(32, "big")
+        room.hear(beat(number.to_bytes(8, "big")), made_up, vouches=False)
+    echo = room.presence.beat(room.now, bytes(8), 0.5).echo
+    assert len(echo) == MAX_ECHOES
+    assert echo[-1] == b"bobs ask"
+
+
 def test_who_left_is_echoed_no_longer() -> None:
     room = Room()
     room.hear(beat(b"bobs ask", echo=[room.say()]))

@@ -127,11 +127,19 @@ class CheckedLog:
             first_log = self._read_lineage(word)
             if first_log[0].log != word.log:
                 raise ServerContradiction("its log is not the one it was born as")
+            self._check_owed_logs(first_log)
         elif word.log != self.log:
             return self._new_log(word, head)
         if not items:
             return self._check_end(word, head)
         return self._check_entries(word, items, head, asked_ids=asked_ids)
+
+    def _check_owed_logs(self, lineage: tuple[Genesis, ...]) -> None:
+        """What is owed to who begins anew stands in the log that is shown, or in a former one."""
+        shown = {log.log for log in lineage}
+        for head in self._owed:
+            if head.log not in shown:
+                raise ServerContradiction(f"it signed #{head.n} of another log of this room")
 
     def glimpse(self, word: Entries, items: list[Item]) -> list[Entry]:
         """Entries beyond our end that fold into a signed head, which our chain must reach.
@@ -151,6 +159,8 @@ class CheckedLog:
     def _no_room(self, word: Entries, items: list[Item]) -> Segment:
         if items or word.log != NO_LOG or word.tip:
             raise Malformed(reason="entries without a head")
+        if self.log == NO_LOG and self.promised_n():
+            raise ServerContradiction(f"it has no such room, and signed #{self.promised_n()} of it")
         step = Step.NO_ROOM if self.log == NO_LOG else Step.GONE
         return Segment(step, [], NO_HEAD)
 
@@ -298,9 +308,12 @@ class CheckedLog:
         """
         for promised in sorted(self._promised | self._owed, key=lambda head: head.n):
             if not self._may_reach(promised):
+                is_owed = promised in self._owed
                 self._promised.discard(promised)
                 self._owed.discard(promised)
                 self._compare(promised)
+                if is_owed and self.judge(promised, self.n + 1) is Seen.LOST:
+                    raise ServerContradiction(f"it lost #{promised.n} of what it had signed to us")
         self._check_ancestors()
 
     def _compare(self, head: Head) -> None:
@@ -408,10 +421,13 @@ class CheckedLog:
         )
         if not holds:
             raise ServerContradiction("it sent a receipt that does not hold")
-        if self.witness(head, owed=owed) in (Seen.FORK, Seen.OTHER_LOG):
+        verdict = self.witness(head, owed=owed)
+        if verdict in (Seen.FORK, Seen.OTHER_LOG):
             raise ServerContradiction(
                 f"its receipt names another history up to #{head.n}", self.proof_against(head)
             )
+        if verdict is Seen.LOST:
+            raise ServerContradiction(f"its receipt for #{head.n} is of a log that it gave up")
 
     def _if_signed(self, head: Head, verdict: Seen) -> Seen:
         return verdict if head_holds(head, self._room, self._log_key) else Seen.FORGED

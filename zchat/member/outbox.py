@@ -5,6 +5,7 @@ last checked head, and is in the vault before anybody hears of it. It stays ther
 holds it. What dead processes left is taken over as it is: the same bytes, the same id. But what was
 said before a rejoin waits until the accepted log is read to its end: what that log neither holds
 nor fits would accuse the server again, so its text is said anew, as a new message of this process.
+Never what a server had confirmed: it could take that out, and then show both.
 
 Rules of this file: nothing is sealed twice; a number is given up only for an envelope that the
 broker could really not take, or that counter-signs a history its user has left.
@@ -115,16 +116,16 @@ class Outbox:
     def resume(self, left: Container[bytes] = ()) -> list[Outgoing]:
         """What processes that are dead left, and is not in the log.
 
-        What incarnations said that are `left` (before a rejoin) is kept for `say_anew`.
+        What was said before a rejoin (`left`: its ids) is kept for `say_anew`.
         """
         tag, replica = self._keys.tag, self._checked.replica
         pending = self._vault.adopt(tag)
         stored = {row.id for row in pending if replica.place_of(tag, row.id)}
         self._vault.done(stored)
         missing = [row for row in pending if row.id not in stored]
-        self._held = [row for row in missing if row.incarnation in left]
+        self._held = [row for row in missing if row.id in left]
         self._outgoing(self._held)  # it is not in the log either, and who sends waits for it
-        return self._outgoing(row for row in missing if row.incarnation not in left)
+        return self._outgoing(row for row in missing if row.id not in left)
 
     def say_anew(self, name: str) -> tuple[list[Outgoing], list[Composed]]:
         """The accepted log is read to its end: what becomes of what was said before the rejoin.

@@ -41,6 +41,13 @@ class Parts(NamedTuple):
     number: int
 
 
+class _Ask(NamedTuple):
+    """What somebody wants echoed, and whether that is a member whose place agrees with ours."""
+
+    ask: bytes
+    vouches: bool
+
+
 class Change(NamedTuple):
     """Somebody came (`here`) or went."""
 
@@ -57,7 +64,7 @@ class Presence:
         self._names: dict[bytes, str] = {}
         self._proved_at: dict[bytes, float] = {}  # of those, who echoed us
         self._counts: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()
-        self._asks: OrderedDict[bytes, bytes] = OrderedDict()  # by author, newest last
+        self._asks: OrderedDict[bytes, _Ask] = OrderedDict()  # by author, newest last
         self._own_asks: OrderedDict[bytes, float] = OrderedDict()
         self._count = 0
         self._next_at = now
@@ -99,7 +106,8 @@ class Presence:
             self._own_asks.popitem(last=False)
         self._count += 1
         self._plan(now, self.interval_s * (1 - _JITTER + 2 * _JITTER * jitter))
-        echo = tuple(list(self._asks.values())[-MAX_ECHOES:])
+        asks = sorted(self._asks.values(), key=lambda each: each.vouches)  # made-up keys come last
+        echo = tuple(each.ask for each in asks[-MAX_ECHOES:])
         return Parts(ask, echo, self._count)
 
     def spoke(self, now: float, jitter: float) -> None:
@@ -131,7 +139,7 @@ class Presence:
         self._heard_at[key] = now
         self._heard_at.move_to_end(key)
         self._names[key] = beat.name
-        self._asks[key] = beat.ask
+        self._asks[key] = _Ask(beat.ask, vouches)
         self._asks.move_to_end(key)
         if vouches:
             self._is_owed = self._is_owed and max(asked_at, default=0.0) <= self._fresh_at

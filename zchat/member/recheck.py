@@ -18,7 +18,7 @@ from zchat.database import Access
 from zchat.errors import BadRoomName, Malformed, StoreEmpty, Unopenable
 from zchat.log.contract import Entry, MemoryLog, Tip
 from zchat.log.sqlite import SqliteLog
-from zchat.member.checked import CheckedLog, Seen
+from zchat.member.checked import CheckedLog, Seen, ServerContradiction
 from zchat.member.export import beside
 from zchat.member.numbers import Incarnation, Missing
 from zchat.member.rows import Blame
@@ -321,7 +321,13 @@ class _Reading:
             self._findings.append(Finding(n, blame, text))
 
     def close(self, head: Head) -> Checked:
-        """What holds, once the head does."""
+        """What holds, once the head does; and whether a log after a restore holds its past."""
+        if self._opening.first == 1:
+            self._checked.head = head
+            try:
+                self._checked.settle()
+            except ServerContradiction as found:
+                self._find(head.n, Blame.SERVER, str(found))
         return Checked(
             head=head,
             messages=self._messages,

@@ -38,7 +38,7 @@ def rejoin(opened: Opened) -> Rejoined:
     vault, keys, record, *_ = opened
     if vault.is_spoken_in(keys.tag):
         raise StoreBusy(path=vault.replica_path(keys.tag))
-    lost: list[Pending] = []
+    waiting, offered = vault.waiting_ids(keys.tag), set(record.offered)
     if record.kept_n >= 0:
         own = Author(vault.master_seed, keys).public
         lost = [
@@ -46,9 +46,12 @@ def rejoin(opened: Opened) -> Rejoined:
             for pending in _own_after(vault.replica_path(keys.tag), keys, own, record.kept_n)
             if vault.wrote(pending.incarnation)
         ]
+        offered |= {pending.id for pending in lost}
+        record = msgspec.structs.replace(record, offered=tuple(offered))
+        vault.save_room(keys.tag, record)  # first, or what is offered would look as if it waited
         vault.offer(keys.tag, lost)
     aside = vault.set_replica_aside(keys.tag)
-    left = vault.who_waits(keys.tag)
+    left = tuple(i for i in waiting if i not in offered)
     cleared = msgspec.structs.replace(
         record, fault="", fault_ms=0, evidence="", kept_n=-1, accepted_n=-1, left=left
     )

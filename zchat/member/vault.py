@@ -106,7 +106,8 @@ class RoomRecord(msgspec.Struct, frozen=True):
     read_ms: int = 0
     handle: str = ""
     sealed_root: bytes = b""
-    left: tuple[bytes, ...] = ()  # incarnations of which something waited at the last rejoin
+    left: tuple[bytes, ...] = ()  # ids that waited at the last rejoin, and were never confirmed
+    offered: tuple[bytes, ...] = ()  # ids that were confirmed, and offered again by a rejoin
 
     @property
     def is_remembered(self) -> bool:
@@ -466,10 +467,10 @@ class Vault:
             return {entry_id for entry_id in ids if not replica.place_of(tag, entry_id)}
         return ids
 
-    def who_waits(self, tag: bytes) -> tuple[bytes, ...]:
-        """The incarnations whose envelopes wait in the outbox of a room."""
+    def waiting_ids(self, tag: bytes) -> tuple[bytes, ...]:
+        """The ids of what waits in the outbox of a room."""
         with self._db.failures():
-            statement = "SELECT DISTINCT incarnation FROM outbox WHERE tag = ?"
+            statement = "SELECT id FROM outbox WHERE tag = ? ORDER BY number"
             return tuple(i for (i,) in self._db.execute(statement, (tag,)).fetchall())
 
     def is_spoken_in(self, tag: bytes) -> bool:

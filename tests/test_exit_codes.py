@@ -165,7 +165,7 @@ def test_what_cannot_be_used_is_told(here: World) -> None:
     ("content", "says"),
     [
         (b"advertise = 5577\n", 'advertise must be text, as in "text", not 5577'),
-        (b"lisen = '127.0.0.1:0'\n", "there is no setting 'lisen'; did you mean 'listen'?"),
+        (b"lisen = '127.0.0.1:0'\n", "there is no setting 'lisen'; did you mean 'listen'."),
         (b"schema = 2\n", "schema must be 1, not 2"),
         (b"listen = \n", "not TOML"),
         (b"\xff\xfe\n", "not TOML"),
@@ -188,7 +188,7 @@ def test_a_bad_setting_of_a_member_is_told(here: World) -> None:
     """The file and the setting; the environment, too."""
     (here.home("alice") / "member.toml").write_text("histroy = 3\n")
     done = here.run("alice", "tail", "lobby")
-    ended(done, Exit.FIXABLE, "member.toml", "did you mean 'history'?")
+    ended(done, Exit.FIXABLE, "member.toml", "did you mean 'history'.")
     (here.home("alice") / "member.toml").unlink()
     done = here.run("alice", "tail", "lobby", ZCHAT_HISTORY="many")
     ended(done, Exit.FIXABLE, "environment ZCHAT_HISTORY: history must be a whole number")

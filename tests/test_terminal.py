@@ -104,6 +104,22 @@ def test_messages_typed_while_others_talk_stay_whole(here: World) -> None:
     assert strange == []
 
 
+def test_of_two_with_one_name_each_is_meant_by_the_mark(here: World) -> None:
+    """Also the one who is verified, and shown without it."""
+    assert here.run("bob", "send", here.broker.invite(), "hello").returncode == 0
+    carol = ready(here.terminal("carol"))
+    carol.type("/name bob\rhello, too\r")
+    alice = here.terminal("alice")
+    alice.expect(": hello, too$")
+    marked = [row.split()[1].rstrip(":") for row in ready(alice).rows if ": hello" in row]
+    alice.type(f"/verify\r/trust {marked[0]}\r")
+    alice.expect("^-- bob counts as verified")
+    alice.type("/mute bob\r")
+    alice.expect(f"^-- several are called 'bob': {marked[0]}, {marked[1]}")
+    alice.type(f"/mute {marked[0]}\r")
+    alice.expect("^-- bob is muted")
+
+
 def test_keys_pressed_while_the_program_is_busy_are_not_lost(here: World) -> None:
     """Commands and messages typed ahead of the prompt run in order; Ctrl-C among them is a key."""
     alice = ready(here.terminal("alice"))
@@ -205,16 +221,16 @@ def test_alt_enter_breaks_the_line_and_asks_nothing(here: World) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "arrives"),
-    [("o", ["one⏎two⏎⏎three"]), ("l", ["one", "two", "three"]), ("n", []), ("", [])],
+    [("o", ["one⏎two⏎⏎three"]), ("l", ["one", "two", "three"]), ("n", []), ("\rxo\rn", [])],
 )
 def test_pasting_several_lines_asks_once(here: World, answer: str, arrives: list[str]) -> None:
-    """As one message, line by line, or not at all, which is said."""
+    """As one message, line by line, or not at all, which is said; anything else is asked again."""
     alice, bob = ready(here.terminal("alice")), here.join("bob")
     bob.expect_note("alice.* is here")
     alice.paste("one\r\ntwo\r\n\r\nthree")
     alice.expect("^three$")
     alice.type("\r")
-    alice.expect(r"^3 lines: send as \[o\]ne message, line by \[l\]ine, or \[n\]ot at all\?")
+    alice.expect(r"^3 lines: \[o\]ne message, line by \[l\]ine, or \[n\]ot at all \(and Enter\)\?")
     alice.type(answer + "\r")
     if not arrives:
         alice.expect("^-- not sent$")
@@ -222,7 +238,7 @@ def test_pasting_several_lines_asks_once(here: World, answer: str, arrives: list
     bob.expect(": the end$")
     assert [line.split(": ", 1)[1] for line in bob.lines] == [*arrives, "the end"]
     ready(alice)
-    assert "send as" not in alice.text, "the question stays on the screen"
+    assert "(and Enter)" not in alice.text, "the question stays on the screen"
 
 
 def test_a_paste_of_many_lines_arrives_whole(here: World) -> None:

@@ -138,6 +138,16 @@ def test_doctor_names_what_is_wrong_and_how_to_mend_it(here: World) -> None:
     assert "chmod go=" in told.stdout
 
 
+def test_doctor_gives_no_advice_on_what_is_no_profile(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch(mode=0o644)
+    folder.mkdir(mode=0o755)
+    told = zchat(file, "doctor")
+    assert (told.returncode, "It is no folder." in told.stdout) == (1, True), told.stdout
+    told = zchat(folder, "doctor")
+    assert (told.returncode, "chmod" in told.stdout) == (0, False), told.stdout
+
+
 def test_doctor_looks_through_every_page(here: World) -> None:
     """An id that its index no longer finds is in no chain, and in no entry that is read."""
     host = here.folder / "host"

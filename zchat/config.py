@@ -158,6 +158,6 @@ def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:
     for name in settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = f"; did you mean {near[0]!r}" if near else ""
             raise BadConfig(path=file, reason=f"there is no setting {name!r}{meant}")
     return settings

@@ -244,7 +244,10 @@ class Incompatible(NetworkTrouble):
 class CannotListen(NetworkTrouble):
     """Cannot listen on {address}: {reason}."""
 
-    hint = "Is another server running there? Choose another port: --listen HOST:0 takes a free one."
+    hint = (
+        "Is another server running there, or is the address not one of this machine? "
+        "--listen HOST:0 takes a free port."
+    )
 
 
 class Refused(ZchatError):
@@ -348,7 +351,10 @@ class WrongPassphrase(ZchatError):
     """Not the passphrase of {room!r}: it leads to another room than the one known here."""
 
     exit_code = Exit.WRONG_SECRET
-    hint = "Check the words. For another room of that name on this server say --new."
+    hint = (
+        "Check the words. If those you came with the first time were wrong, or for another room "
+        "of that name on this server, say --new."
+    )
 
 
 class EmptyRoom(ZchatError):

@@ -128,11 +128,14 @@ def find_member(chat: Face, argument: str) -> MemberView:
     """The one member meant by NAME or NAME~mark. Raises NoMatch."""
     room, now = chat.visit.room, chat.visit.clock.now()
     members = room.members(now)
-    found = [m for m in members if argument and argument in (m.shown, m.name) and not m.own]
+    marks = {m.key: shown_name(m.key, m.name, trusted=False) for m in members if not m.own}
+    found = [m for m in members if m.key in marks and argument in (m.shown, m.name, marks[m.key])]
+    if any(argument == marks[member.key] for member in found):
+        found = [member for member in found if argument == marks[member.key]]
     if len(found) == 1:
         return found[0]
     if found:
-        marked = ", ".join(member.shown for member in found)
+        marked = ", ".join(marks[member.key] for member in found)
         raise NoMatch(reason=f"several are called {argument!r}: {marked}")
     known = {member.key for member in members}
     for key in room.presence.here(now) - known:

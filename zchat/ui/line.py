@@ -283,11 +283,13 @@ class LineChat:
         if len(lines) < 2 or not self._pasted_lines:
             return [text]
         asking = PromptSession[str](input=self._keyboard, erase_when_done=True)
-        answer = await asking.prompt_async(
-            f"{len(lines)} lines: send as [o]ne message, line by [l]ine, or [n]ot at all? "
-        )
-        choice = answer.strip().lower()[:1]
-        if choice not in ("o", "l"):
+        choice = ""
+        while choice not in ("o", "l", "n"):
+            answer = await asking.prompt_async(
+                f"{len(lines)} lines: [o]ne message, line by [l]ine, or [n]ot at all (and Enter)? "
+            )
+            choice = answer.strip().lower()
+        if choice == "n":
             self.note("not sent")
             return []
         return [text] if choice == "o" else lines

@@ -33,6 +33,7 @@ from zchat.ui.cli.access import (
 from zchat.ui.cli.common import (
     color_option,
     config_for,
+    has_terminal,
     is_interactive,
     note,
     note_whole,
@@ -143,7 +144,8 @@ async def _stay(
         if visit.is_new_here and visit.room.checked.n == 0 and not made_here:
             say(
                 f"Nobody has spoken in {opened.record.room!r} here: "
-                "a new room, or another passphrase than the others'."
+                "a new room, or another passphrase than the others'. If somebody should be here, "
+                "leave, and join again with the right words."
             )
         visit.settle_in(
             may_be_empty=True, may_be_weak=terms.weak_passphrase, is_meant=is_meant or made_here
@@ -154,6 +156,9 @@ async def _stay(
 
             code: int = await LineChat(visit, colours=wants_colours()).run(history)
         else:
+            if has_terminal():
+                where = f"{opened.record.name} in {opened.record.room} at {visit.address}"
+                say(f"-- You are {where}. Each line is sent as it stands; Ctrl-D leaves.")
             plain = PlainChat(visit, screen(is_plain=True), note)
             for row in history:
                 plain.show(row)

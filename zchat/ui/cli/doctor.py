@@ -18,6 +18,7 @@ from zchat.errors import (
     KeyringTrouble,
     StoreBusy,
     StoreEmpty,
+    StoreFull,
     StoreOlder,
     StoreUnreadable,
     ZchatError,
@@ -97,6 +98,10 @@ def _examine(folder: Path) -> Iterator[Finding]:
     if not folder.exists():
         yield Finding(f"the profile {folder} does not exist yet; nothing to look at")
         return
+    if not folder.is_dir():
+        remedy = "Name a folder with ZCHAT_HOME, or leave it out."
+        yield Finding(f"the profile {folder}", "It is no folder.", remedy)
+        return
     yield _space(folder)
     yield from _readable_by_others(folder)
     yield from _server(folder / "broker")
@@ -120,7 +125,8 @@ def _space(folder: Path) -> Finding:
 
 def _readable_by_others(folder: Path) -> Iterator[Finding]:
     """Secrets belong to their owner alone."""
-    secrets = [folder, *folder.glob("broker/keys"), *folder.glob("members/*/vault.key")]
+    secrets = [*folder.glob("broker/keys"), *folder.glob("members/*/vault.key")]
+    secrets[:0] = [folder] if secrets else []  # else it is not ours to say who may read it
     open_ones = [path for path in secrets if stat.S_IMODE(path.stat().st_mode) & 0o077]
     subject = "secrets are readable by their owner only"
     if not open_ones:
@@ -159,6 +165,11 @@ def _server(folder: Path) -> Iterator[Finding]:
     yield from _log(subject, path, "zchat broker restore FILE")
 
 
+def _remedy_of(error: ZchatError, remedy: str) -> str:
+    """What a store needs that cannot be read: a full disk is no damage."""
+    return error.advice if isinstance(error, StoreFull) else remedy
+
+
 def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
     try:
         log = SqliteLog(path, Access.READ_ONLY)
@@ -169,7 +180,7 @@ def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
         yield Finding(f"{subject}: of an older version. {error.advice}")
         return
     except ZchatError as error:
-        yield Finding(subject, error.sentence, remedy)
+        yield Finding(subject, error.sentence, _remedy_of(error, remedy))
         return
     patience = Patience(path)
     try:
@@ -178,7 +189,7 @@ def _log(subject: str, path: Path, remedy: str) -> Iterator[Finding]:
         wrong = [f"the file: {in_file}"] * bool(in_file)
         wrong += [each for room in rooms for each in _wrong_in_room(log, room, patience)]
     except ZchatError as error:
-        wrong = [error.sentence]
+        wrong, remedy = [error.sentence], _remedy_of(error, remedy)
         rooms = []
     finally:
         log.close()

@@ -186,13 +186,14 @@ def forget(room: str, name: str | None, *, yes: bool) -> None:
     """
     profile, _, vault, known = known_room(room, name)
     waiting = vault.waiting(known.tag)
-    question = f"Forget {known.record.room!r} at {known.record.server.address}"
+    record = known.record
+    question = f"Forget {record.room!r} at {record.server.address}, where you are {record.name}"
     question += f", with {waiting} message(s) not in its log yet?" if waiting else "?"
     if not yes and not has_terminal():
         raise Usage(reason=f"{question} Say --yes")
     if yes or click.confirm(safe_line(question), err=True):
         profile.forget(vault, known)
-        say(f"Forgotten: {known.record.room}.")
+        say(f"Forgotten: {record.room}, and {record.name} there.")
 
 
 @click.command()

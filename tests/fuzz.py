@@ -388,7 +388,10 @@ def doomed_message(
     checks = sorted({check for check, _, _ in able})
     check = rng.choice(checks)
     _, kind, change = rng.choice([way for way in able if way[0] == check])
-    return change(rng, *words[kind]()), check
+    frames = change(rng, *words[kind]())
+    if frames and len(frames[0]) > MAX_WORD_BYTES:  # all rooms of a long JOIN once more
+        check = "not one or two frames of allowed size"
+    return frames, check
 
 
 # --- Bodies with one thing changed ----------------------------------------------------------------

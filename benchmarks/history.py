@@ -7,6 +7,7 @@ A real member with an empty replica, from its first connection on; the room's ke
 """
 
 import asyncio
+import hashlib
 import multiprocessing
 import os
 import tempfile
@@ -109,6 +110,22 @@ def _why(used_us: float) -> str:
     )
 
 
+def _why_search(took_s: float) -> str:
+    key, nonce, envelope = os.urandom(32), os.urandom(24), os.urandom(695)
+    box = bindings.crypto_secretbox(envelope[:512], nonce, key)
+    started = time.process_time()
+    for _ in range(2_000):
+        hashlib.blake2b(envelope).digest()
+        hashlib.blake2b(envelope[:87], key=key).digest()
+        bindings.crypto_secretbox_open(box, nonce, key)
+    bare_us = (time.process_time() - started) / 2_000 * 1e6
+    each_us = took_s * (os.cpu_count() or 1) / _MESSAGES * 1e6
+    return (
+        f"A message takes {short(each_us)} µs of a core, of which {short(bare_us)} are two hashes"
+        " and the opening of its box; the rest is to read it from the disk, decode and match it."
+    )
+
+
 def measure(full: bool) -> Result:
     """One room, several joiners."""
     keys = RoomKeys(os.urandom(32))
@@ -123,7 +140,10 @@ def measure(full: bool) -> Result:
     wanted = 0.75 * (os.cpu_count() or 1)
     verdicts = [
         at_most("P9", "newest screen of 100,000 messages", 1, held["newest screen s"], "s"),
-        at_most("P9", "local search through them", 1, held["search by word s"], "s"),
+        at_most(
+            *("P9", "local search through them", 1, held["search by word s"], "s"),
+            _why_search(held["search by word s"].median),
+        ),
         Verdict(
             "P9",
             "cores used while all is checked",

@@ -284,8 +284,7 @@ class Server:
 
     def close(self) -> None:
         """Give back sockets and store."""
-        if self._core.counts:
-            logger.info("ended: %s", dict(self._core.counts))
+        logger.info("ended: %s", dict(self._core.counts))
         self._pulse.close()
         self._router.disable_monitor()
         self._router.close()

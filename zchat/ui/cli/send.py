@@ -20,6 +20,7 @@ from zchat.ui.visit import History, Visit
 _MOST_UNCONFIRMED = 4_000
 _MOST_NAMED = 5
 _COMES_BACK_S = 1.0
+_MOST_REASONS = 10
 _PASSING = ("rate", "stopping", "hello-first")  # nothing that a person has to do anything about
 
 
@@ -164,8 +165,9 @@ class _Sending:
                 raise not_confirmed(visit, timeout_s)
 
     def _tell(self, what: ServerSays) -> None:
-        """Why nothing is confirmed, each reason once."""
-        if what.code not in _PASSING and what not in self._told:
+        """Why nothing is confirmed, each reason once; a server can make up as many as it likes."""
+        is_new = what not in self._told and len(self._told) < _MOST_REASONS
+        if is_new and what.code not in _PASSING:
             self._told.add(what)
             say(f"-- server says: {what.code} {what.text}".rstrip())
 

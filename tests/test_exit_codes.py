@@ -129,6 +129,33 @@ def test_a_line_over_64_kib_is_told_and_the_others_go_out(here: World, command: 
     assert [line.split(": ", 1)[1] for line in got.splitlines()] == ["before", "after"]
 
 
+@pytest.mark.parametrize("command", ["send", "join"])
+def test_a_line_that_is_not_utf8_is_told_and_the_others_go_out(here: World, command: str) -> None:
+    """Which line, and how to mend it; nothing of it is sent, not even in another form."""
+    where = [here.broker.invite(), "--name", "alice"]
+    lines = b"before\n\ncaf\xe9\nafter\n\xed\xa0\x80"
+    done = here.run("alice", command, *where, stdin=lines)
+    ended(done, Exit.FIXABLE, "Not UTF-8, and not sent: line", "iconv -f LATIN1 -t UTF-8")
+    assert re.findall(r"lines? ([\d, ]+) of stdin", done.stderr) in (["3, 5"], ["3", "5"])
+    got = here.run("alice", "tail", "lobby").stdout
+    assert [line.split(": ", 1)[1] for line in got.splitlines()] == ["before", "after"]
+
+
+def test_a_whole_stdin_that_is_not_utf8_is_not_sent(here: World) -> None:
+    """One message, so nothing of it; the line that spoils it is named."""
+    where = [here.broker.invite(), "--name", "alice"]
+    done = here.run("alice", "send", *where, "--whole", stdin=b"one\ntwo\n\xff\xfe\n")
+    ended(done, Exit.FIXABLE, "Not UTF-8, and not sent: all of stdin, for line 3 of it.", "iconv")
+    assert entries(here) == 0
+
+
+def test_of_many_lines_that_are_not_utf8_the_first_are_named(here: World) -> None:
+    """A file in another encoding does not fill the screen."""
+    done = here.run("alice", "send", here.broker.invite(), "--name", "alice", stdin=b"\xff\n" * 9)
+    ended(done, Exit.FIXABLE, "not sent: lines 1, 2, 3, 4, 5 and 4 more of stdin.")
+    assert entries(here) == 0
+
+
 def test_the_longest_message_goes_out(here: World) -> None:
     """Exactly 64 KiB, by stdin and by argument."""
     text = "x" * 65_536
@@ -569,7 +596,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(here: World) -> None:
 
 @pytest.mark.parametrize("raw", [b"a\xffb", b"\xed\xa0\x80", b"\xc3"])
 def test_an_argument_that_is_not_utf8_is_sent_with_what_it_has(here: World, raw: bytes) -> None:
-    """Bad bytes become the replacement character, as in a line of stdin."""
+    """Bad bytes become the replacement character, which whoever typed it sees in the log."""
     home = here.home("alice")
     command = [*(part.encode() for part in ZCHAT), b"send", here.broker.invite().encode(), raw]
     done = subprocess.run(

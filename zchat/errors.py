@@ -118,6 +118,18 @@ class TextTooLong(BadInput):
     hint = "Split it, or send it line by line with `zchat send ROOM -`."
 
 
+class LineTooLong(TextTooLong):
+    """The message has {size} bytes; the most is {most}. It was not sent."""
+
+    hint = "Split it and send it again."
+
+
+class NotUtf8(BadInput):
+    """Not UTF-8, and not sent: {what}."""
+
+    hint = "Convert it and send it again: `iconv -f LATIN1 -t UTF-8 FILE | zchat send ROOM`."
+
+
 class NothingToSay(BadInput):
     """There is nothing to send."""
 

@@ -2,7 +2,8 @@
 
 Rules of this file: stdout has one line per message, `HH:MM NAME: TEXT`, one's own too, each once,
 in log order, when a signed head covers it; everything else goes to stderr. Every line of stdin is a
-message word for word. At its end we wait for what is on its way, no longer than the time-out.
+message word for word, or told and left out. At its end we wait for what is on its way, no longer
+than the time-out.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ from zchat.errors import (
     NotStored,
     Refused,
     ServerFault,
-    TextTooLong,
     ZchatError,
 )
 from zchat.member.rows import (
@@ -28,8 +28,7 @@ from zchat.member.rows import (
     Row,
     ServerSays,
 )
-from zchat.protocol.limits import MAX_TEXT_BYTES
-from zchat.ui.input import LineInput, TooLong
+from zchat.ui.input import LineInput, refusals
 from zchat.ui.screen import Screen
 from zchat.ui.show import clock_time, other_line, refusal_lines
 from zchat.ui.visit import Visit
@@ -47,7 +46,7 @@ class PlainChat:
         self._unseen: set[bytes] = set()  # own messages not shown yet
         self._moved = asyncio.Event()
         self._offline_told = False
-        self._too_long = False
+        self._left_out = False
 
     async def run(self, stdin: int, timeout_s: float) -> Exit:
         """Chat until stdin ends. Raises what ends a chat badly: see `_end`."""
@@ -60,7 +59,7 @@ class PlainChat:
         finally:
             listening.cancel()
             speaking.cancel()
-        return Exit.FIXABLE if self._too_long else Exit.OK
+        return Exit.FIXABLE if self._left_out else Exit.OK
 
     def show(self, row: Row) -> None:
         """One row to where it belongs."""
@@ -105,10 +104,10 @@ class PlainChat:
     async def _speak(self, lines: LineInput, timeout_s: float) -> None:
         while (some := await lines.next_lines()) is not None:
             texts = [line for line in some if isinstance(line, str)]
-            if any(isinstance(line, TooLong) for line in some):
-                self._too_long = True
-                error = TextTooLong(size=f"more than {MAX_TEXT_BYTES}", most=MAX_TEXT_BYTES)
-                self._note(f"-- {error.sentence}")
+            for refusal in refusals(some):
+                self._left_out = True
+                self._note(f"-- {refusal.sentence}")
+                self._note(f"-- {refusal.advice}")
             if texts:
                 self._unseen.update(self._visit.client.say(self._visit.room.tag, texts))
             while len(self._unseen) > _MOST_UNSEEN:

@@ -12,8 +12,8 @@ from zchat.member.room import Room
 from zchat.member.rows import Confirmed, Event, Notice, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
-from zchat.ui.cli.common import config_for, has_terminal, run, say, timeout_option
-from zchat.ui.input import LineInput, TooLong, whole_text
+from zchat.ui.cli.common import complain, config_for, has_terminal, run, say, timeout_option
+from zchat.ui.input import LineInput, refusals, whole_input, whole_text
 from zchat.ui.plain import not_confirmed
 from zchat.ui.visit import History, Visit
 
@@ -52,7 +52,8 @@ def send(
     """Send TEXT, or stdin line by line, to a room.
 
     ROOM is a room known here, or an invite. TEXT "-" is stdin, and so is none where stdin is no
-    terminal. Ends with 0 only once a signed head covers everything.
+    terminal. Ends with 0 only once a signed head covers everything. A line that is too long or not
+    UTF-8 is told and left out; the others go out, and it ends with 1.
 
     With --wait seen also only once the program of another member has shown that it holds all of it
     (not that anybody read it). Who is there answers within seconds, unless your own chat is open in
@@ -84,7 +85,7 @@ class _Sending:
         self._anyway = anyway
         self._to_be_seen = to_be_seen
         self._last_n = 0
-        self._too_long = False
+        self._left_out = False
         self._told: set[ServerSays] = set()
 
     async def run(self, config: MemberConfig, *, may_be_empty: bool, may_be_weak: bool) -> int:
@@ -100,7 +101,7 @@ class _Sending:
             await self._come_back(visit)
             if self._to_be_seen:
                 await self._seen(visit, config.timeout_s)
-        return Exit.FIXABLE if self._too_long else Exit.OK
+        return Exit.FIXABLE if self._left_out else Exit.OK
 
     async def _arrive(self, visit: Visit) -> None:
         """Hear at least one answer about the room, so that a known fault stops us in time.
@@ -124,23 +125,19 @@ class _Sending:
         else:
             lines = LineInput(0)
             while (some := await lines.next_lines()) is not None:
-                self._complain(some)
+                for refusal in refusals(some):
+                    self._left_out = True
+                    complain(refusal)
                 texts = [line for line in some if isinstance(line, str)]
                 if texts:
                     yield texts
-
-    def _complain(self, lines: list[str | TooLong]) -> None:
-        if any(isinstance(line, TooLong) for line in lines):
-            self._too_long = True
-            size = f"more than {MAX_TEXT_BYTES}"
-            say(f"zchat: {TextTooLong(size=size, most=MAX_TEXT_BYTES).sentence}")
 
     @staticmethod
     def _whole_stdin() -> str:
         raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 2)
         if len(raw) > MAX_TEXT_BYTES + 1:
             raise TextTooLong(size=f"more than {MAX_TEXT_BYTES}", most=MAX_TEXT_BYTES)
-        text = raw.decode("utf-8", "replace").replace("\r\n", "\n").removesuffix("\n")
+        text = whole_input(raw)
         if not text.strip():
             raise NothingToSay
         return text

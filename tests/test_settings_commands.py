@@ -42,6 +42,24 @@ def test_settings_are_shown_with_where_they_come_from(tmp_path: Path, inside: In
     assert "timeout_s = 30.0  # default" in shown
 
 
+def test_a_variable_that_sets_nothing_is_told_by_the_check(tmp_path: Path, inside: Inside) -> None:
+    """With the nearest that does; all that is wrong in one go."""
+    names = {"ZCHAT_HISTROY": "9", "ZCHAT_COLOUR_OF_THE_SEA": "blue", "ZCHAT_NAME": "alice"}
+    done = inside(tmp_path, "config", "check", **names)
+    assert done.returncode == 1
+    assert "environment ZCHAT_HISTROY: there is no setting of that name" in done.stderr
+    assert "did you mean 'ZCHAT_HISTORY'." in done.stderr
+    assert "environment ZCHAT_COLOUR_OF_THE_SEA: there is no setting of that name." in done.stderr
+    assert "member: nothing wrong." in done.stderr
+    (tmp_path / "member.toml").write_text("histroy = 3\n")
+    done = inside(tmp_path, "config", "check", **names)
+    assert done.stderr.count("did you mean") == 2
+    known = {"ZCHAT_PASSPHRASE_FILE": "x", "ZCHAT_LISTEN": "127.0.0.1:0"}
+    (tmp_path / "member.toml").unlink()
+    done = inside(tmp_path, "config", "check", **known)
+    assert (done.returncode, "environment: nothing wrong." in done.stderr) == (0, True)
+
+
 def test_every_topic_is_explained_and_another_is_refused(tmp_path: Path, inside: Inside) -> None:
     """The list of topics names them all."""
     listed = inside(tmp_path, "help").stdout.partition("Topics: ")[2].partition(".")[0]

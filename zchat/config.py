@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +21,7 @@ from zchat.errors import BadConfig, NoHome
 from zchat.protocol import limits
 
 DEFAULT_PORT = 5577
+_PREFIX = "ZCHAT_"
 
 _Positive = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -97,7 +98,7 @@ def load(
         for name, value in _read(file, names).items():
             values[name], origins[name] = value, f"file {file}"
     for name in names:
-        variable = f"ZCHAT_{name.upper()}"
+        variable = f"{_PREFIX}{name.upper()}"
         if variable in environment:
             if not _is_text(environment[variable]):
                 raise BadConfig(path=f"environment {variable}", reason="it is not UTF-8")
@@ -157,7 +158,37 @@ def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:
         raise BadConfig(path=file, reason=f"not TOML: {error}") from None
     for name in settings:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            meant = f"; did you mean {near[0]!r}" if near else ""
-            raise BadConfig(path=file, reason=f"there is no setting {name!r}{meant}")
+            raise BadConfig(path=file, reason=f"there is no setting {name!r}{_meant(name, names)}")
     return settings
+
+
+def _meant(name: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {prefix + near[0]!r}" if near else ""
+
+
+def problems(environment: Mapping[str, str]) -> dict[str, list[BadConfig]]:
+    """What is wrong with the settings of each kind, and with variables that set nothing."""
+    return {
+        "broker": _problems_of(BrokerConfig, environment),
+        "member": _problems_of(MemberConfig, environment),
+        "environment": list(_unknown_in(environment)),
+    }
+
+
+def _problems_of(kind: type[Config], environment: Mapping[str, str]) -> list[BadConfig]:
+    try:
+        load(kind, None, {}, environment)
+    except BadConfig as error:
+        return [error]
+    return []
+
+
+def _unknown_in(environment: Mapping[str, str]) -> Iterator[BadConfig]:
+    settings = {*BrokerConfig.__struct_fields__, *MemberConfig.__struct_fields__}
+    known = sorted({"HOME", "PASSPHRASE_FILE", *(name.upper() for name in settings)})
+    for variable in sorted(environment):
+        name = variable.removeprefix(_PREFIX)
+        if name != variable and name not in known:
+            reason = f"there is no setting of that name{_meant(name, known, _PREFIX)}"
+            yield BadConfig(path=f"environment {variable}", reason=reason)

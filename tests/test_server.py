@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -25,9 +26,12 @@ from tests.processes import PATIENCE_S, ZCHAT, environment, wait_for, zchat
 from tests.test_broker_core import WEIGHT, Desk, envelope
 from tests.test_gate import ROOM, Peer, a_broker
 from zchat.broker.audit import audit_lines
+from zchat.broker.start import open_log
 from zchat.errors import Exit
+from zchat.files import take_lock
+from zchat.log.ends import Ends
 from zchat.log.guarded import GuardedLog
-from zchat.protocol.ledger import Head
+from zchat.protocol.ledger import Head, LogKey
 from zchat.protocol.wire import Entries, Page, Post, Refuse, Stored
 
 OTHER_ROOM = bytes(15) + b"o"
@@ -293,6 +297,22 @@ def test_a_second_broker_on_the_same_store_ends_and_the_first_goes_on(tmp_path: 
         assert invite.read_text().strip() == broker.stem
         with Peer(broker.stem) as peer:
             peer.hello()
+
+
+@pytest.mark.parametrize("accept_loss", [False, True])
+def test_a_broker_that_starts_waits_for_who_only_asks_whether_one_runs(
+    tmp_path: Path, accept_loss: bool
+) -> None:
+    """Who asks has the store's lock for an instant; also where a loss is gone on without."""
+    store, key = tmp_path / "log.db", LogKey(bytes(32))
+    GuardedLog(store).close()
+    if accept_loss:
+        Ends(store, [(1, ROOM, 9, bytes(32))]).close()
+    asking = take_lock(store)
+    done = threading.Timer(0.05, asking.release)
+    done.start()
+    open_log(store, lambda: key, accept_loss=accept_loss).close()
+    done.join()
 
 
 def test_a_second_broker_on_the_same_port_ends_and_keeps_no_hold_on_its_store(

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from zchat.errors import StoreBusy, StoreFull, StoreTrouble
 
+ASKED_S = 1.0  # who only asks whether a lock is held has it for an instant: wait that long
 _LOCK_POLL_S = 0.001
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from zchat.database import Access, Database
 from zchat.errors import StoreTrouble
-from zchat.files import storage_errors, sync_folder, take_lock
+from zchat.files import ASKED_S, storage_errors, sync_folder, take_lock
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.protocol.ledger import Genesis, LogKey, chain
 from zchat.protocol.limits import MAX_LINEAGE
@@ -67,7 +67,7 @@ def _replace(
     randomness: Callable[[int], bytes],
 ) -> Restored:
     draft = store.with_name(f"{store.name}.restoring")
-    with take_lock(store):
+    with take_lock(store, wait_s=ASKED_S):
         draft.unlink(missing_ok=True)
         backup(source, draft)
         rooms, entries = _begin_anew(draft, anew, key, randomness)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from zchat.database import Access, Database, Schema
 from zchat.errors import StoreUnreadable
-from zchat.files import Lock, private_folder, take_lock
+from zchat.files import ASKED_S, Lock, private_folder, take_lock
 from zchat.log.contract import Addition, Entry, Tip, fitting
 from zchat.protocol.limits import BIRTH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
@@ -64,7 +64,8 @@ class SqliteLog:
         self._lock: Lock | None = None
         if access is not Access.READ_ONLY:
             private_folder(path.parent)
-            self._lock = take_lock(path)
+            wait_s = ASKED_S if access is Access.ONE_WRITER else 0.0
+            self._lock = take_lock(path, wait_s=wait_s)
         try:
             self._db = Database(path, SCHEMA, access)
         except BaseException:

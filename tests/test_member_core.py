@@ -196,7 +196,8 @@ class Desk:
 
     def cast(self, person: Person, beat: Beat) -> None:
         """A beat of somebody comes."""
-        self.hear(Cast(TAG), person.seal(encode(beat), envelope_class=EnvelopeClass.CAST))
+        now_ms = self.clock.wall_ms()
+        self.hear(Cast(TAG), person.seal(encode(beat), now_ms, EnvelopeClass.CAST))
 
     # ---- what came of it ----
 
@@ -1173,6 +1174,32 @@ def test_our_own_key_in_a_beat_that_we_did_not_send_is_told(beating: Desk) -> No
     assert [notice.state for notice in beating.notices] == [State.KEY_CHANGED]
     assert "did not write" in beating.notices[0].text
     assert ours.incarnation != me.incarnation
+
+
+def test_a_beat_that_was_recorded_before_an_import_is_no_alarm(
+    beating: Desk, tmp_path: Path
+) -> None:
+    """It was sent after the backup was made, so the vault cannot know who sent it."""
+    contents = beating.vault.contents()
+    beating.restart()
+    me = Person("alice")
+    me.author = Author(beating.vault.master_seed, KEYS)
+    me.incarnation = beating.vault.begin(TAG)
+    recorded = me.seal(encode(beat(me)), beating.clock.wall_ms(), EnvelopeClass.CAST)
+    beating.stop()
+    beating.clock.time += 1
+    beating.folder = tmp_path / "elsewhere"
+    with contextlib.closing(Vault(beating.folder)) as vault:
+        vault.fill(contents)
+    beating.start()
+    beating.connect()
+    beating.show(beating.ledger.show(1, beating.ledger.n))
+    for _ in range(2):
+        beating.hear(Cast(TAG), recorded)
+    (notice,) = beating.notices
+    assert notice.text == "this profile was used elsewhere, or restored from a copy"
+    beating.cast(me, beat(me, count=2))
+    assert "somebody has your keys" in beating.notices[-1].text
 
 
 def test_what_is_remembered_of_keys_has_an_end(

@@ -392,7 +392,7 @@ def _() -> Patches:
 @defence("own key")
 def _() -> Patches:
     """One's own key is oneself."""
-    return [patch.object(Transcript, "own_key_rows", lambda *_: [])]
+    return [patch.object(Transcript, "own_key_rows", lambda *_, **__: [])]
 
 
 @defence("late mark")

@@ -106,6 +106,7 @@ class Room:
         self._is_stale = False
         self._kept_owed: frozenset[Head] = frozenset()  # as the vault holds them
         self._owed_at = clock.now()
+        self._began_ms = clock.wall_ms()
         self._lost_ms = 0  # when we last stood at the end, and were cut off
         self._has_glimpsed = False
         self._warned: set[tuple[bytes, Seen]] = set()
@@ -452,7 +453,8 @@ class Room:
             return []
         key = header.sender
         if key == self.own_key:
-            return list(self.transcript.own_key_rows(beat.incarnation, 0))
+            before_us = header.timestamp_ms < self._began_ms
+            return [*self.transcript.own_key_rows(beat.incarnation, 0, before_us=before_us)]
         head = seen_head(beat)
         has_rejoined = self.record.accepted_n != 0
         verdict = self.checked.witness(head, keep=not has_rejoined)

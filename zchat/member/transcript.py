@@ -197,16 +197,20 @@ class Transcript:
 
     # ---- one's own key ----
 
-    def own_key_rows(self, incarnation: bytes, n: int) -> list[Row]:
-        """Our own key spoke, in entry n or in a beat (n = 0): was it this profile?"""
+    def own_key_rows(self, incarnation: bytes, n: int, *, before_us: bool = False) -> list[Row]:
+        """Our own key spoke, in entry n or in a beat (n = 0): was it this profile?
+
+        `before_us`: in a beat that was signed before this run, and may have been recorded.
+        """
         if self._trust.wrote(incarnation):
             return []
-        if self.caught_up:
+        is_now = self.caught_up and not before_us
+        if is_now:
             text = "your key sent a message this device did not write: somebody has your keys"
         else:
             text = "this profile was used elsewhere, or restored from a copy"
         notice = Notice(n, State.KEY_CHANGED, Blame.UNKNOWN, text)
-        return self._warn_once(("own", incarnation, self.caught_up), notice)
+        return self._warn_once(("own", incarnation, is_now), notice)
 
     # ---- the history that an author counter-signed ----
 

@@ -337,7 +337,7 @@ class Core:
         return self._cursors.has_stuck
 
     def retry_stuck(self) -> None:
-        """Try the full pipes again. Called once per turn."""
+        """Try some of the full pipes again. To be called now and then, while there are any."""
         self._cursors.retry_stuck()
 
     def serve(self) -> list[Send]:

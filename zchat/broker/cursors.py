@@ -6,10 +6,15 @@ encoded once per room and goes as the same bytes to every cursor at the old end 
 open. Everything else (answers, pages, cursors that are behind) waits in line, and connections take
 turns, a bounded number of bytes in each turn of the broker.
 
+A pipe that is full cannot be asked whether it still is. So a cursor that met one leaves the line,
+and now and then one entry of it is tried; what had been read for it in vain would cost the others
+their turn.
+
 Rules of this file: bytes under way never exceed the window, but for one entry; a cursor whose
 frames could not be sent stands where it stood.
 """
 
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -31,6 +36,7 @@ _SERVED_PER_TURN_BYTES = 8 * MAX_BATCH_BYTES
 _RETRY_MS = 60_000
 _BUSY_MS = 1_000
 _REMEMBERED_BATCHES = 256
+_RETRIED_AT_ONCE = 8
 
 
 class _Answer(NamedTuple):
@@ -96,7 +102,8 @@ class Cursors:
         self._readers: dict[bytes, _Reader] = {}
         self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
         self._waiting: deque[_Reader] = deque()
-        self._stuck: set[Subscription] = set()
+        self._stuck: dict[Subscription, None] = {}  # their pipe was full; in the order of retries
+        self._tried: dict[Subscription, None] = {}  # since then one entry was sent, and not refused
 
     # ---- words ----
 
@@ -195,7 +202,8 @@ class Cursors:
         subscription = reader.subscriptions.pop(room, None)
         if subscription is None:
             return ()
-        self._stuck.discard(subscription)
+        self._stuck.pop(subscription, None)
+        self._tried.pop(subscription, None)
         del self._by_room[room][reader.route]
         if not self._by_room[room]:
             del self._by_room[room]
@@ -306,7 +314,8 @@ class Cursors:
         if held is None or former is None or held in self._stuck:
             return
         held.cursor, held.cursor_weight, held.needs_lineage, held.answering = former
-        self._stuck.add(held)
+        self._tried.pop(held, None)
+        self._stuck[held] = None
 
     # ---- in line ----
 
@@ -318,12 +327,16 @@ class Cursors:
     @property
     def has_stuck(self) -> bool:
         """Whether some pipe was full when there was something for it."""
-        return bool(self._stuck)
+        return bool(self._stuck or self._tried)
 
     def retry_stuck(self) -> None:
-        """Put the cursors whose pipe was full in line again."""
-        stuck, self._stuck = self._stuck, set()
-        for subscription in stuck:
+        """Put whose pipe took an entry in line again; try one entry of some others."""
+        recovered, self._tried = self._tried, {}
+        for subscription in recovered:
+            self._queue(subscription)
+        for subscription in list(itertools.islice(self._stuck, _RETRIED_AT_ONCE)):
+            del self._stuck[subscription]
+            self._tried[subscription] = None
             self._queue(subscription)
 
     def _queue(self, subscription: Subscription) -> None:
@@ -357,7 +370,7 @@ class Cursors:
     def _serve(self, reader: _Reader, due: _Due) -> Send | None:
         if isinstance(due, Subscription):
             due.queued = False
-            current = reader.subscriptions.get(due.room) is due
+            current = reader.subscriptions.get(due.room) is due and due not in self._stuck
             return self._serve_subscription(due) if current else None
         if isinstance(due, Page):
             reader.pages -= 1
@@ -394,21 +407,23 @@ class Cursors:
         req = held.answering[0] if held.answering else 0
         frames = self._frames(req, held.room, held.cursor, batch, births)
         send = self._move(held, frames, batch.n, batch.weight)
-        if held.answering or (held.cursor < tip.n and held.room_left > 0):
+        is_behind = held.cursor < tip.n and held.room_left > 0
+        if held not in self._tried and (held.answering or is_behind):
             self._queue(held)
         return send
 
     def _next_batch(self, held: Subscription, tip: Tip) -> _Batch | None:
         """What goes to this cursor now, if anything; packed once for all who stand there."""
+        is_tried = held in self._tried
         batch = self._last.get(held.room, held.cursor, tip.expired, held.room_left)
-        if batch is not None:
+        if batch is not None and not is_tried:
             return batch
         entries = self._within_window(held, tip)
         if not entries and not held.answering:
             return None
         before = self._log.hash_at(held.room, held.cursor)
         batch = self._batch(held.room, held.cursor, before, entries)
-        if entries:
+        if entries and not is_tried:
             self._last.keep(held.room, held.cursor, batch)
         return batch
 
@@ -418,7 +433,8 @@ class Cursors:
         if held.cursor >= tip.n or not held.may_be_sent_to:
             return []
         most = min(MAX_BATCH_BYTES, max(left, 0))
-        entries = self._log.read(held.room, held.cursor + 1, tip.n, most)
+        upto = held.cursor + 1 if held in self._tried else tip.n
+        entries = self._log.read(held.room, held.cursor + 1, upto, most)
         first, weight = entries[0], entries[0].wire_bytes
         if first.envelope is None:  # its id is kept, and it weighs what was posted
             weight = self._log.weight(held.room, held.cursor, first.n)

@@ -107,6 +107,7 @@ class Server:
         self._stopping = False
         self._hung_up = threading.Event()
         self._expires_at = 0.0
+        self._retries_at = 0.0
 
     def _make_router(self, keys: BrokerKeys) -> "zmq.Socket[bytes]":
         router = self._context.socket(zmq.ROUTER)
@@ -182,7 +183,9 @@ class Server:
         self._gate.answer_waiting(now)
         self._drain(now)
         self._commit()
-        self._core.retry_stuck()
+        if now >= self._retries_at:
+            self._retries_at = now + _STUCK_POLL_MS / 1000
+            self._core.retry_stuck()
         self._send(self._core.serve())
         if now >= self._expires_at:
             self._expires_at = now + _EXPIRY_S

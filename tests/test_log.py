@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -408,6 +409,24 @@ def test_rooms_are_counted_and_belong_to_who_made_them(broker_log: BrokerLog) ->
     assert broker_log.count_rooms() == 3
     assert sorted(broker_log.rooms()) == sorted([ROOM, OTHER, NOWHERE])
     assert (broker_log.rooms_made_by(MAKER), broker_log.rooms_made_by(b"another")) == (2, 1)
+
+
+def test_many_reads_at_once_find_what_single_ones_find(broker_log: BrokerLog) -> None:
+    """Also where nothing was read, where reading failed, and right before and behind a commit."""
+    with broker_log.reading():
+        assert broker_log.tip(ROOM) is None
+    broker_log.append([adding(entry(1))])
+    with broker_log.reading():
+        pass
+    with suppress(ZeroDivisionError), broker_log.reading():
+        assert broker_log.place_of(ROOM, entry(1).id) == 1
+        raise ZeroDivisionError
+    broker_log.append([adding(entry(2))])
+    with broker_log.reading():
+        assert [broker_log.place_of(ROOM, entry(n).id) for n in (1, 2, 3)] == [1, 2, 0]
+        assert [held.n for held in broker_log.read(ROOM, 1, 2)] == [1, 2]
+    broker_log.append([adding(entry(3))])
+    assert broker_log.place_of(ROOM, entry(3).id) == 3
 
 
 def test_the_weight_between_two_places_is_what_lies_between(broker_log: BrokerLog) -> None:
@@ -972,6 +991,7 @@ def test_the_same_entries_can_begin_anew_as_another_log(tmp_path: Path) -> None:
 
 READER = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from zchat.database import Access
 from zchat.log.sqlite import SqliteLog
@@ -1015,6 +1035,7 @@ def log_path(folder: Path) -> Path:
 
 EARLY_READER = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from zchat.database import Access
 from zchat.errors import StoreEmpty
@@ -1079,6 +1100,7 @@ def test_a_writer_that_died_before_it_made_a_table_is_no_hindrance(tmp_path: Pat
 
 FULL_DISK = """
 import resource, sys
+from contextlib import suppress
 from pathlib import Path
 from zchat.database import Access
 from zchat.errors import StoreFull
@@ -1124,6 +1146,7 @@ def test_a_full_disk_keeps_what_was_confirmed_and_goes_on_with_room(
 
 DIES = """
 import os, sys
+from contextlib import suppress
 from pathlib import Path
 from zchat.database import Access
 from zchat.log.contract import Addition, Entry

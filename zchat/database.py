@@ -233,6 +233,18 @@ class Database:
                 raise
 
     @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read in here is of one moment, under one lock of the file and not one each."""
+        with self.failures():
+            self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:  # an error of the disk may have ended it
+                with self.failures():
+                    self.execute("COMMIT")
+
+    @contextlib.contextmanager
     def stepping(self, step: Callable[[], None]) -> Iterator[None]:
         """What takes long calls `step` again and again, some hundred times a second."""
         self._connection.set_progress_handler(step, _STEPS)

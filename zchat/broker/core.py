@@ -215,13 +215,10 @@ class Core:
             return []
         if not self._posts.allows(peer, now):
             return [self._refuse(route, word, _TOO_FAST)]
-        take = self._intake.take
-        return list(
-            self._in_room(
-                (route, word, word.room),
-                lambda: take(route, peer.access_key, word, envelope, randomness),
-            )
+        take = functools.partial(
+            self._intake.take, route, peer.access_key, word, envelope, randomness
         )
+        return self._in_room((route, word, word.room), take)
 
     def _cast(self, connection: _Connection, word: Cast, envelope: bytes, now: float) -> list[Send]:
         try:
@@ -258,17 +255,19 @@ class Core:
 
     def _in_room(
         self, asked: tuple[bytes, ToBroker, bytes], do: Callable[[], Refusal | None]
-    ) -> Iterator[Send]:
+    ) -> list[Send]:
         """Do what a route asked for in a room; what is refused is told, as all is once damaged."""
         route, word, room = asked
+        sends: list[Send] = []
         refusal: Refusal | None = _DAMAGED
         if room not in self._damaged:
             try:
                 refusal = do()
             except RoomDamaged as damage:
-                yield from self._shut(damage)
+                sends += self._shut(damage)
         if refusal:
-            yield self._refuse(route, word, refusal, room)
+            sends.append(self._refuse(route, word, refusal, room))
+        return sends
 
     def _shut(self, damage: RoomDamaged) -> Iterator[Send]:
         """A room is damaged: nothing of it goes in or out, and whoever is in it is told."""

@@ -21,14 +21,16 @@ from zchat.log.contract import Addition, BrokerLog, Entry, Tip
 from zchat.protocol.envelope import EnvelopeClass, check_outline, envelope_id
 from zchat.protocol.ledger import Genesis, LogKey, link
 from zchat.protocol.limits import (
+    ID_BYTES,
     ITEM_PREFIX_BYTES,
     MAX_BATCH_BYTES,
     MAX_BATCH_ENTRIES,
     MAX_ENVELOPE_BYTES,
 )
-from zchat.protocol.wire import Frames, Post, Stored, encode, pack_batch
+from zchat.protocol.wire import Frames, Post, Stored, encode, pack_batch, pack_item
 
 _FULL_RETRY_MS = 60_000
+_BARE_ITEM_BYTES = ITEM_PREFIX_BYTES + ID_BYTES
 _STAGED_BYTES = MAX_BATCH_BYTES - MAX_ENVELOPE_BYTES - ITEM_PREFIX_BYTES
 
 
@@ -199,26 +201,32 @@ class Intake:
 
     def receipts(self, room: bytes, staged: Staged) -> Iterator[Send]:
         """To each author of the turn: its new entries under the room's head; known ones singly."""
+        ids = pack_batch((entry.id, None) for entry in staged.entries)  # once for all authors
+        end = staged.tip.n + len(staged.entries)
         for route, taken in staged.taken.items():
             if route not in self._next_k:
                 continue
             k = self._next_k[route][room] - 1
             fresh = [post.n for post in taken if post.n > staged.tip.n]
             if fresh:
-                entries = staged.entries[min(fresh) - staged.tip.n - 1 :]
-                yield Send(route, self._receipt(room, staged.tip.log, k, entries))
+                first = min(fresh)
+                theirs = ids[(first - staged.tip.n - 1) * _BARE_ITEM_BYTES :]
+                yield Send(route, self._receipt(room, staged, k, (first, end), theirs))
             for n in dict.fromkeys(post.n for post in taken if post.n <= staged.tip.n):
-                entries = self._log.read(room, n, n)
-                yield Send(route, self._receipt(room, staged.tip.log, k, entries))
+                (entry,) = self._log.read(room, n, n)
+                known = pack_item(entry.id, None)
+                yield Send(route, self._receipt(room, staged, k, (n, n), known))
 
-    def _receipt(self, room: bytes, log: bytes, k: int, entries: list[Entry]) -> Frames:
-        first, last = entries[0], entries[-1]
+    def _receipt(
+        self, room: bytes, staged: Staged, k: int, span: tuple[int, int], ids: bytes
+    ) -> Frames:
+        first, last = span
         stored = Stored(
             room=room,
             k=k,
-            log=log,
-            first=first.n,
-            before=self._log.hash_at(room, first.n - 1),
-            head=self._heads.at(room, last.n),
+            log=staged.tip.log,
+            first=first,
+            before=self._log.hash_at(room, first - 1),
+            head=self._heads.at(room, last),
         )
-        return encode(stored, pack_batch((entry.id, None) for entry in entries))
+        return encode(stored, ids)

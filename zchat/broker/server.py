@@ -201,17 +201,18 @@ class Server:
     def _drain(self, now: float) -> None:
         """Take what waits: at most a bounded number of messages, at most one batch of a room."""
         randomness = secrets.token_bytes(16)
-        for _ in range(_MAX_DRAINED):
-            try:
-                route = self._router.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            frames = self._frames_of(route)
-            answers = self._core.receive(route, frames, now, randomness) if frames else []
-            if answers:
-                self._send(answers)
-            if self._core.full:
-                break
+        with self._log.reading():  # each post is looked up by its id
+            for _ in range(_MAX_DRAINED):
+                try:
+                    route = self._router.recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                frames = self._frames_of(route)
+                answers = self._core.receive(route, frames, now, randomness) if frames else []
+                if answers:
+                    self._send(answers)
+                if self._core.full:
+                    break
         self._forget_lost()
 
     def _frames_of(self, route: bytes) -> tuple[bytes, ...]:

@@ -10,6 +10,7 @@ write raises StoreTrouble and holds what it held before, as it does when a calle
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 from zchat.protocol.limits import ITEM_PREFIX_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
@@ -101,6 +102,10 @@ class Log(Protocol):
 
 class BrokerLog(Log, Protocol):
     """What a broker asks of a store besides: how much, and whose."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While this lasts many reads cost less, and nothing may be written."""
+        ...
 
     def weight(self, room: bytes, after: int, upto: int) -> int:
         """Wire bytes of the entries after+1...upto, as they were appended."""
@@ -198,6 +203,9 @@ class MemoryLog:
     def hash_at(self, room: bytes, n: int) -> bytes:
         held = self._rooms[room]
         return held.entries[n - 1].hash if n else held.log
+
+    def reading(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def weight(self, room: bytes, after: int, upto: int) -> int:
         ends = self._rooms[room].ends

@@ -12,6 +12,7 @@ against it, so that a file that lost a part says so (StoreUnreadable).
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -254,6 +255,9 @@ class SqliteLog:
             )
             self._db.execute("UPDATE rooms SET expired = ? WHERE room = ?", (upto, number))
         self._tips[room] = number, tip._replace(expired=upto)
+
+    def reading(self) -> AbstractContextManager[None]:
+        return self._db.reading()
 
     def copy_to(self, path: Path) -> None:
         """A whole copy as of now, while others read and write. Raises StoreFull, StoreTrouble."""

@@ -19,8 +19,10 @@ from tests.simulation import SimulatedClock
 from tests.test_checked import KEY, Ledger, Shown, proves, unsigned
 from tests.test_session import Carrying, ready
 from tests.test_transcript import KEYS, NOBODY, Person
+from zchat.database import Access
 from zchat.errors import ServerFault, StoreBusy, TextTooLong
 from zchat.files import take_lock
+from zchat.log.sqlite import SqliteLog
 from zchat.member import room as member_room
 from zchat.member.core import Core, Do
 from zchat.member.invite import Origin, Server
@@ -763,6 +765,22 @@ def test_while_another_process_speaks_in_a_room_it_is_not_rejoined(desk: Desk) -
     rejoin(opened)
     vault.close()
     desk.start()
+
+
+def test_while_another_process_reads_a_room_it_is_not_rejoined(desk: Desk) -> None:
+    """What lies beside the file would not come along: all that was left would be lost."""
+    desk.arrive(*(desk.bob.says() for _ in range(3)))
+    beside = Desk(desk.folder)
+    desk.room.close()
+    opened = Opened(desk.vault, KEYS, desk.room.record, 99.0)
+    with pytest.raises(StoreBusy):
+        rejoin(opened)
+    beside.stop()
+    with contextlib.closing(SqliteLog(rejoin(opened).aside, Access.READ_ONLY)) as left:
+        assert [entry.n for entry in left.read(TAG, 1, 3)] == [1, 2, 3]
+    desk.vault.close()
+    desk.start()
+    assert desk.room.checked.n == 0
 
 
 # ---- posting ----

@@ -273,6 +273,19 @@ class Database:
         with self._turn(), self.failures():
             self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def gather(self) -> None:
+        """Have all of it in the file itself, which can be renamed then: nothing is left beside it.
+
+        Raises StoreBusy while anybody else has it open: what that one reads would be mixed up.
+        """
+        with self.failures():
+            try:
+                self.execute("PRAGMA journal_mode=DELETE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname != "SQLITE_BUSY":
+                    raise
+                raise StoreBusy(path=self._path) from None
+
     def copy_to(self, path: Path) -> None:
         """A whole and consistent copy, durable when this returns; `path` must not exist yet."""
         with self.failures():

@@ -290,6 +290,10 @@ class SqliteLog:
             found = str(error.facts["reason"])
         return "" if found == "ok" else " ".join(found.split())
 
+    def gather(self) -> None:
+        """Have all of it in the one file. Raises StoreBusy while anybody else reads it."""
+        self._db.gather()
+
     def close(self) -> None:
         self._db.close()
         self._let_go()

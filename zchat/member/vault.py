@@ -356,7 +356,8 @@ class Vault:
         moment = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.urandom(2).hex()}"
         aside = path.with_name(f"{tag.hex()}.before-{moment}.db")
         if path.exists():
-            SqliteLog(path, Access.REPLICA).close()  # what a killed process left goes into it
+            with contextlib.closing(SqliteLog(path, Access.REPLICA)) as replica:
+                replica.gather()  # also what a killed process left
         with take_lock(path), storage_errors(path):
             if path.exists():
                 path.rename(aside)

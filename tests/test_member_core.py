@@ -546,7 +546,8 @@ def test_a_rejoin_by_another_process_is_none_of_ours(desk: Desk) -> None:
     desk.arrive(desk.bob.says())
     desk.show(desk.ledger.branch(0, 1).end())
     assert len(desk.faults) == 1
-    desk.vault.save_room(TAG, msgspec.structs.replace(desk.room.record, fault="", accepted_n=-1))
+    left = msgspec.structs.replace(desk.room.record, fault="", accepted_n=-1, rejoins=1)
+    desk.vault.save_room(TAG, left)
     for _ in range(2):
         with pytest.raises(ServerFault, match="signed another history"):
             desk.say("hello?")
@@ -781,6 +782,47 @@ def test_while_another_process_reads_a_room_it_is_not_rejoined(desk: Desk) -> No
     desk.vault.close()
     desk.start()
     assert desk.room.checked.n == 0
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Desk:
+    """A second process of Alice, which came while the first one was about to make the replica."""
+    Vault(tmp_path / "alice").close()
+    path = tmp_path / "alice" / "rooms" / f"{TAG.hex()}.db"
+    path.parent.mkdir()
+    with take_lock(path):
+        return Desk(tmp_path / "alice")
+
+
+def test_who_still_reads_the_history_that_was_left_says_nothing_of_it_to_the_vault(
+    beside: Desk, far: Desk
+) -> None:
+    """A `tail` beside a `join` that ends: neither the fault nor a promise comes back by it."""
+    other = far.ledger.branch(0, 1)
+    beside.ledger = far.ledger
+    beside.connect()
+    beside.show(beside.ledger.show(1, 12))
+    (page,) = beside.take_said(Page)
+    far.show(other.end())
+    assert far.room.fault
+    accept(far)
+    beside.show(beside.ledger.show(2_041, 2_100), page.req)
+    beside.pass_time(1, answers=False)
+    beside.show(other.end())
+    assert len(beside.faults) == 1
+    beside.room.mark_read()
+    assert beside.room.fault
+    with pytest.raises(ServerFault):
+        beside.say("hello?")
+    beside.stop()
+    assert far.vault.owed(TAG) == set()
+    assert far.vault.room(TAG) == far.room.record
+    far.restart()
+    far.ledger = other
+    far.connect()
+    far.show(other.show(1, 1))
+    assert far.faults == []
+    assert not far.room.fault
 
 
 # ---- posting ----

@@ -53,7 +53,14 @@ def rejoin(opened: Opened) -> Rejoined:
     aside = vault.set_replica_aside(keys.tag)
     left = tuple(i for i in waiting if i not in offered)
     cleared = msgspec.structs.replace(
-        record, fault="", fault_ms=0, evidence="", kept_n=-1, accepted_n=-1, left=left
+        record,
+        fault="",
+        fault_ms=0,
+        evidence="",
+        kept_n=-1,
+        accepted_n=-1,
+        left=left,
+        rejoins=record.rejoins + 1,
     )
     vault.save_room(keys.tag, cleared)
     return Rejoined(aside, vault.waiting(keys.tag))

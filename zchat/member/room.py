@@ -12,8 +12,6 @@ lock writes it, another process of the same member goes on from its end in memor
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from zchat.clock import Clock
 from zchat.errors import ServerFault, Unopenable
 from zchat.log.sqlite import SqliteLog
@@ -338,9 +336,8 @@ class Room:
 
     def _renew(self, record: RoomRecord) -> None:
         """What the vault holds by now; but no rejoin elsewhere brings us to another log."""
-        if self.fault and not record.fault:
-            record = msgspec.structs.replace(record, fault=self.fault)
-        self.record = record
+        if record.rejoins == self.record.rejoins:
+            self.record = record
 
     def _behind(self, segment: Segment) -> list[Happening]:
         """A lower end proves nothing: ask again; the second time it is told."""
@@ -374,7 +371,8 @@ class Room:
         owed = self.checked.owed
         settled = self._kept_owed - owed if self._is_writer else frozenset()
         if settled or owed - self._kept_owed:
-            self._vault.save_owed(self.tag, owed - self._kept_owed, settled)
+            more, rejoins = owed - self._kept_owed, self.record.rejoins
+            self._vault.save_owed(self.tag, more, settled, rejoins)
             self._kept_owed = self._kept_owed - settled | owed
 
     # ---- writing ----

@@ -108,6 +108,7 @@ class RoomRecord(msgspec.Struct, frozen=True):
     sealed_root: bytes = b""
     left: tuple[bytes, ...] = ()  # ids that waited at the last rejoin, and were never confirmed
     offered: tuple[bytes, ...] = ()  # ids that were confirmed, and offered again by a rejoin
+    rejoins: int = 0  # how often its user left a history for the one that the server shows
 
     @property
     def is_remembered(self) -> bool:
@@ -289,10 +290,14 @@ class Vault:
     def update_room(self, tag: bytes, made: RoomRecord, **changes: object) -> RoomRecord:
         """Change some fields of a room, whatever other processes changed; `made` if it is new here.
 
-        The first fault of the server stays: what accuses it again changes nothing of it.
+        The first fault of the server stays: what accuses it again changes nothing of it. Nor does
+        anything that a process says of a history which was left since it began: that is in the
+        record returned, and nowhere else.
         """
         with self._db.transaction():
             record = self.room(tag) or made
+            if record.rejoins != made.rejoins:
+                return msgspec.structs.replace(made, **changes)
             if record.fault and "fault" in changes:
                 return record
             changed = msgspec.structs.replace(record, **changes)
@@ -333,9 +338,21 @@ class Vault:
             path = self._folder / "vault.db"
             raise StoreUnreadable(path=path, reason="a receipt in it is none") from None
 
-    def save_owed(self, tag: bytes, more: Iterable[Head], settled: Iterable[Head]) -> None:
-        """Keep these heads beside what is kept, but for those that the replica has reached."""
+    def save_owed(
+        self,
+        tag: bytes,
+        more: Iterable[Head],
+        settled: Iterable[Head],
+        rejoins: int | None = None,
+    ) -> None:
+        """Keep these heads beside what is kept, but for those that the replica has reached.
+
+        `rejoins`: as many as there were when they were heard of, or they are of a history left.
+        """
         with self._db.transaction():
+            record = self.room(tag)
+            if rejoins is not None and record is not None and record.rejoins != rejoins:
+                return
             held = (self.owed(tag) | set(more)) - set(settled)
             raw = b"".join(head.packed for head in sorted(held, key=lambda head: head.n))
             self._db.execute("UPDATE rooms SET witness = ? WHERE tag = ?", (raw, tag))

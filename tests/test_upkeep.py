@@ -148,6 +148,28 @@ def test_doctor_gives_no_advice_on_what_is_no_profile(tmp_path: Path) -> None:
     assert (told.returncode, "chmod" in told.stdout) == (0, False), told.stdout
 
 
+@pytest.mark.parametrize("content", ["histroy = 3\n", "= nonsense\n", "history = 'many'\n"])
+def test_doctor_goes_on_where_settings_cannot_be_used(
+    here: World, inside: Inside, content: str
+) -> None:
+    """One finding more, with the reason of `config check`; the rooms are looked at all the same."""
+    home = here.home("alice")
+    home.chmod(0o700)
+    sound = inside(home, "doctor")
+    assert (sound.returncode, "ok  settings" in sound.stdout) == (0, True)
+    assert "lobby at " in sound.stdout
+    (home / "member.toml").write_text(content)
+    told = inside(home, "doctor")
+    assert (told.returncode, told.stderr) == (1, "")
+    assert (
+        f"!!  settings, in files and the environment\n      {home / 'member.toml'}: " in told.stdout
+    )
+    assert "zchat config check" in told.stdout
+    others = {line for line in sound.stdout.splitlines() if re.search("secrets|as alice", line)}
+    assert len(others) >= 3
+    assert others <= set(told.stdout.splitlines())
+
+
 def test_doctor_looks_through_every_page(here: World) -> None:
     """An id that its index no longer finds is in no chain, and in no entry that is read."""
     host = here.folder / "host"
@@ -158,7 +180,8 @@ def test_doctor_looks_through_every_page(here: World) -> None:
     content = here.broker.store.read_bytes()
     at = content.find(entry_id + (1 << 40 | 1).to_bytes(6, "big"))
     assert at > 0
-    here.broker.store.write_bytes(content[:at] + b"?" + content[at + 1 :])
+    other = bytes([content[at] ^ 1])
+    here.broker.store.write_bytes(content[:at] + other + content[at + 1 :])
     told = zchat(host, "doctor")
     assert told.returncode == 1
     assert "the file: row 1 missing from index entries_id" in told.stdout

@@ -1,5 +1,6 @@
 """`zchat doctor`: what is wrong with a profile or a store, and how to mend it."""
 
+import os
 import shutil
 import stat
 import sys
@@ -11,9 +12,10 @@ from typing import NamedTuple
 import click
 
 from zchat.broker.folder import log_path
-from zchat.config import home
+from zchat.config import MemberConfig, home, problems
 from zchat.database import Access
 from zchat.errors import (
+    BadConfig,
     Exit,
     KeyringTrouble,
     StoreBusy,
@@ -27,10 +29,11 @@ from zchat.files import take_lock
 from zchat.log.ends import lost
 from zchat.log.sound import damages
 from zchat.log.sqlite import SqliteLog
+from zchat.member.keeper import Keeper
 from zchat.member.profile import Profile
 from zchat.member.vault import RoomRecord, Vault
 from zchat.ui.cli.access import own_profile
-from zchat.ui.cli.common import data, json_option, vault_of
+from zchat.ui.cli.common import data, json_option, say, vault_of
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION
 
@@ -103,9 +106,10 @@ def _examine(folder: Path) -> Iterator[Finding]:
         yield Finding(f"the profile {folder}", "It is no folder.", remedy)
         return
     yield _space(folder)
+    yield from _settings()
     yield from _readable_by_others(folder)
     yield from _server(folder / "broker")
-    profile = own_profile()
+    profile = _profile(folder)
     for member in profile.members():
         try:
             vault = vault_of(profile, member)
@@ -113,6 +117,23 @@ def _examine(folder: Path) -> Iterator[Finding]:
             yield Finding(f"vault of {member}", error.sentence, error.advice)
             continue
         yield from _rooms(profile, vault, member)
+
+
+def _profile(folder: Path) -> Profile:
+    """Also where the settings cannot be read, which is told apart."""
+    try:
+        return own_profile()
+    except BadConfig:
+        return Profile(folder, Keeper(MemberConfig().keyring_s, say))
+
+
+def _settings() -> Iterator[Finding]:
+    subject = "settings, in files and the environment"
+    wrong = [error for errors in problems(os.environ).values() for error in errors]
+    if not wrong:
+        yield Finding(subject)
+    for error in wrong:
+        yield Finding(subject, error.sentence, "Mend it there; zchat config check looks again.")
 
 
 def _space(folder: Path) -> Finding:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import Inside
 from tests.processes import World
+from zchat.member.invite import Invite, Origin, parse_invite
 from zchat.ui.cli.manual import TOPICS, laid_out
 from zchat.ui.schema import OBJECTS
 
@@ -122,9 +123,37 @@ def test_a_mistyped_room_makes_no_member(tmp_path: Path, inside: Inside) -> None
 
 
 def test_where_a_server_runs_another_room_may_be_meant(here: World, inside: Inside) -> None:
-    """It is asked back, and goes on."""
+    """It is asked back before any passphrase is asked for, and goes on."""
     inside(here.home("alice"), "tail", here.broker.invite())
     (here.home("alice") / "broker").symlink_to(here.broker.home / "broker")
-    done = inside(here.home("alice"), "tail", "loby")
-    assert done.returncode == 2
-    assert "No room 'loby' is known here yet. Did you mean 'lobby'?" in done.stderr
+    for command in (["tail"], ["export"], ["send"], ["members"]):
+        done = inside(here.home("alice"), *command, "loby")
+        assert done.returncode == 2
+        assert done.stderr.startswith(
+            "No room 'loby' is known here yet. Did you mean 'lobby'? It is looked for at your own"
+        )
+        done = inside(here.home("alice"), *command, "elsewhere")
+        assert done.stderr.startswith("No room 'elsewhere' is known here yet. It is looked for")
+    assert "is known here" not in inside(here.home("alice"), "tail", "elsewhere", "--new").stderr
+
+
+ON_WHAT_IS_KEPT = [["search", "{}", "word"], ["export", "{}", "--offline"], ["rejoin", "{}"]]
+
+
+@pytest.mark.parametrize("command", ON_WHAT_IS_KEPT, ids=lambda command: command[0])
+def test_what_reads_only_what_is_kept_asks_for_no_passphrase_of_an_unknown_room(
+    here: World, inside: Inside, command: list[str]
+) -> None:
+    """Beside a server, too, and by invite: the room is unknown, and the nearest is named."""
+    inside(here.home("alice"), "tail", here.broker.invite())
+    (here.home("alice") / "broker").symlink_to(here.broker.home / "broker")
+    for room in ("loby", here.broker.invite("loby")):
+        done = inside(here.home("alice"), *(part.format(room) for part in command))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "No room 'loby' is known here." in done.stderr
+        assert "Did you mean 'lobby'?" in done.stderr
+        assert "passphrase" not in done.stderr
+    invite = parse_invite(here.broker.invite())
+    other = str(Invite(invite.server, "lobby", Origin(bytes(32), invite.origin.log_key)))
+    done = inside(here.home("alice"), *(part.format(other) for part in command))
+    assert (done.returncode, "No room 'lobby' is known here." in done.stderr) == (1, True)

@@ -235,26 +235,29 @@ def own_profile() -> Profile:
     return Profile(home(), Keeper(config_for().keyring_s, say))
 
 
-def open_room(room: str, access: Access) -> Opened:
+def open_room(room: str, access: Access, *, only_known: bool = False) -> Opened:
     """For commands whose ROOM is a name known here or an invite.
 
+    `only_known`: a room that is not is no use, though it may be one of the server in this profile.
     Raises what find_place and Profile.open raise, and UnknownRoom.
     """
     profile = own_profile()
     invite = room if is_invite(room) else None
     wanted = parse_invite(room).room or DEFAULT_ROOM if invite else canonical_room_name(room)
-    has_server = announced(home() / "broker") is not None
-    if invite is None:
-        _check_known(profile, wanted, has_server=has_server)
+    has_server = not only_known and announced(home() / "broker") is not None
+    if only_known or invite is None:
+        _check_known(profile, wanted, has_server=has_server, new=access.new)
     member = profile.choose_member(access.name, config_for().name, wanted)
     vault = vault_of(profile, member)
-    if invite is None and not has_server:
+    if only_known or (invite is None and not has_server):
         known_here(vault, wanted)
     place = find_place(vault, None if invite else wanted, invite, None)
+    if only_known and place.known is None:  # a room of that name, at another server
+        raise UnknownRoom(room=wanted, meant="")
     return open_place(profile, vault, member, place, access)
 
 
-def _check_known(profile: Profile, wanted: str, *, has_server: bool) -> None:
+def _check_known(profile: Profile, wanted: str, *, has_server: bool, new: bool = False) -> None:
     """Before a mistyped name makes a member or asks for a passphrase. Raises UnknownRoom."""
     names = profile.all_rooms()
     if wanted in names:
@@ -262,8 +265,8 @@ def _check_known(profile: Profile, wanted: str, *, has_server: bool) -> None:
     meant = did_you_mean(wanted, names)
     if not has_server:
         raise UnknownRoom(room=wanted, meant=meant)
-    if meant:
-        say(f"No room {wanted!r} is known here yet. {meant}")
+    if meant or not new:
+        say(f"No room {wanted!r} is known here yet. {meant}It is looked for at your own server.")
 
 
 class Known(NamedTuple):

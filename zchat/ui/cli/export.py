@@ -11,7 +11,7 @@ import click
 
 from zchat.errors import NoMatch, ServerFault, Unreachable, Usage
 from zchat.member.export import Proof
-from zchat.member.profile import Opened, known_here
+from zchat.member.profile import Opened
 from zchat.member.rows import Here, Message, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import (
@@ -97,9 +97,7 @@ def export_room(room: str, access: Access, **options: Any) -> int:
     oldest_ms = since_ms(wish.since) if wish.since else 0
     output = None if wish.output == Path("-") else wish.output
     path = output and free_path(output, force=wish.force)
-    opened = open_room(room, access)
-    if wish.offline:
-        known_here(opened.vault, opened.record.room)
+    opened = open_room(room, access, only_known=wish.offline)
     with _sink(path) as write:
         # Where the lines themselves are seen, they show how far it is.
         count = _ignore if path is None and sys.stdout.isatty() else _count

@@ -365,7 +365,7 @@ def rejoin(room: str, access: Access, *, accept: bool) -> int:
         zchat rejoin lobby
         zchat rejoin lobby --accept
     """
-    opened = open_room(room, access)
+    opened = open_room(room, access, only_known=True)
     record = opened.record
     if not record.fault:
         told = (

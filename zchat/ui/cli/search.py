@@ -57,7 +57,7 @@ def search_room(
         since_ms=since_ms(since) if since else 0,
         names=frozenset(name.strip() for name in names.split(",")) if names else frozenset(),
     )
-    opened, count = open_room(room, access), 0
+    opened, count = open_room(room, access, only_known=True), 0
     try:
         path = opened.vault.replica_path(opened.keys.tag)
         found = search(path, opened.keys, query)

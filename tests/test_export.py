@@ -582,6 +582,19 @@ def test_a_file_is_compared_with_the_log_that_one_holds(desk: Desk, tmp_path: Pa
         assert says in result.output
 
 
+def test_who_holds_no_log_of_the_room_is_left_out_of_the_comparison(desk: Desk) -> None:
+    """Said once where nobody of the profile holds one; not beside the log of one who does."""
+    desk.hear(desk.alice.says("one"))
+    for name in ("bob", "carol"):
+        Profile(desk.home).vault(name).close()
+    none = "You hold no log of this room to compare it with."
+    assert desk.check(desk.export()).output.count(none) == 1
+    desk.keep()
+    result = desk.check(desk.export())
+    assert "It is one log with yours, which ends at #1." in result.output
+    assert none not in result.output
+
+
 def test_a_file_of_another_history_proves_the_fork(desk: Desk, tmp_path: Path) -> None:
     """Whichever is longer; not for one who has left that history by a rejoin."""
     desk.hear(*(desk.alice.says(text) for text in ("one", "two", "three", "four")))

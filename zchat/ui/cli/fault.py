@@ -169,10 +169,13 @@ def _check_export(file: Path, opened: BufferedReader, access: Access) -> _Told:
     with_texts = keys is not None
     accepted_n = record.accepted_n if record else 0
     compared = {
-        member: compare_with_own(vault, recheck, checked.head)
+        member: own
         for member, vault in _vaults_of(profile, record)
+        if (own := compare_with_own(vault, recheck, checked.head)) is not None
     }
     others = [_beside(own, checked.head) for own in compared.values()]
+    if record and not others:
+        others = [("You hold no log of this room to compare it with.", "")]
     signer = _signer(opening, record, with_texts=with_texts)
     lines = [
         *_what_holds(opening, checked, signer, with_texts=with_texts),
@@ -195,10 +198,8 @@ def _vaults_of(profile: Profile, record: RoomRecord | None) -> list[tuple[str, V
     return [(member, vault_of(profile, member)) for member in profile.members()] if record else []
 
 
-def _beside(own: Own | None, head: Head) -> tuple[str, str]:
+def _beside(own: Own, head: Head) -> tuple[str, str]:
     """What one's own log says of the file, and what it accuses the server of."""
-    if own is None:
-        return "You hold no log of this room to compare it with.", ""
     if own.verdict is Seen.FITS:
         return f"It is one log with yours, which ends at #{own.n}.", ""
     if own.verdict is Seen.LOST:
@@ -253,7 +254,7 @@ def _export_fields(
     opening: Opening,
     checked: Checked,
     signer: str,
-    compared: dict[str, Own | None],
+    compared: dict[str, Own],
     *,
     with_texts: bool,
 ) -> dict[str, object]:
@@ -282,7 +283,6 @@ def _export_fields(
                 "proof": str(own.proof) if own.proof else None,
             }
             for member, own in compared.items()
-            if own is not None
         ],
     }
 

@@ -1006,6 +1006,9 @@ def test_an_export_replaces_nothing_unless_it_is_told_to(kept: Desk, tmp_path: P
         refused(exported(kept, "-o", no_file, "--force"), Exit.USAGE, "is no file")
     nowhere = str(tmp_path / "none" / "room")
     refused(exported(kept, "-o", nowhere), Exit.FIXABLE, "there is no folder")
+    refused(exported(kept, "-o", str(path / "room")), Exit.FIXABLE, f"{path} is no folder")
+    for no_name in (str(tmp_path / "none") + "/", str(tmp_path / "out") + "/", ""):
+        refused(exported(kept, "-o", no_name), Exit.USAGE, f"{no_name!r} names no file")
     assert names(tmp_path / "out") == ["link", "room.md"]
     if Path("/proc/self").exists():
         refused(exported(kept, "-o", "/proc/room"), Exit.NETWORK, "/proc/room cannot be written: ")

@@ -182,6 +182,12 @@ class FileInTheWay(BadInput):
     hint = "Say --force to write over it, or give it another name."
 
 
+class NoFolder(BadInput):
+    """{path} cannot be written: {reason}."""
+
+    hint = "Make that folder first, or give the file another place."
+
+
 class Usage(BadInput):
     """{reason}."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from zchat.errors import CannotWrite, FileInTheWay, NoMatch, StoreTrouble, Usage, ZchatError
+from zchat.errors import CannotWrite, FileInTheWay, NoFolder, StoreTrouble, Usage, ZchatError
 from zchat.ui.safe import safe_line
 
 if TYPE_CHECKING:
@@ -162,14 +162,36 @@ def vault_of(profile: "Profile", member: str) -> "Vault":
     return vault
 
 
+class NewFile(click.Path):
+    """A file that is to be written; "x/" is refused while the slash is still known."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Raises Usage."""
+        named = os.fspath(value)
+        if not named or named.endswith(os.sep):
+            raise Usage(reason=f"{named!r} names no file; say which one, as in {named}NAME")
+        return super().convert(value, param, ctx)
+
+
 def free_path(file: Path, *, force: bool) -> Path:
     """Where FILE is to be written. Nothing but a file is ever written over, and only by `force`.
 
-    Raises FileInTheWay, NoMatch, Usage.
+    Raises FileInTheWay, NoFolder, Usage.
     """
     path = Path(os.path.realpath(file))
     if not path.parent.is_dir():
-        raise NoMatch(reason=f"{file} cannot be written: there is no folder {path.parent}")
+        none = "{} is no folder" if path.parent.exists() else "there is no folder {}"
+        raise NoFolder(path=file, reason=none.format(path.parent))
+    if path.is_dir():
+        raise Usage(reason=f"{file} is no file but a folder; say which file in it")
     if path.exists() and not path.is_file():
         raise Usage(reason=f"{file} is there, and is no file that could be written over")
     if path.exists() and not force:

@@ -15,6 +15,7 @@ from zchat.member.profile import Opened
 from zchat.member.rows import Here, Message, Row, is_fault
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import (
+    NewFile,
     config_for,
     count_up,
     data,
@@ -70,7 +71,7 @@ class _Ending(NamedTuple):
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=NewFile(),
     metavar="FILE",
     help="Write FILE, not stdout.",
 )

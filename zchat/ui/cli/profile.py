@@ -32,7 +32,7 @@ from zchat.protocol.backup import (
 from zchat.protocol.limits import MIB, NONCE_BYTES, TAG_BYTES
 from zchat.protocol.words import generate_passphrase, near_misses
 from zchat.ui.cli.access import Access, given_source, own_profile, passphrase_options
-from zchat.ui.cli.common import data, free_path, has_terminal, note_whole, say, writing
+from zchat.ui.cli.common import NewFile, data, free_path, has_terminal, note_whole, say, writing
 from zchat.ui.safe import safe_line
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -53,7 +53,7 @@ def profile() -> None:
 
 
 @profile.command("export")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=NewFile())
 @click.option("--weak-passphrase", is_flag=True, help="Take one that is cheap to break.")
 @click.option("--force", is_flag=True, help="Write over FILE if it is there.")
 @passphrase_options(of_room=False)

@@ -13,7 +13,7 @@ from zchat.database import Access
 from zchat.errors import Exit, StoreEmpty
 from zchat.files import storage_errors
 from zchat.log.sqlite import SqliteLog
-from zchat.ui.cli.common import data, json_option, say
+from zchat.ui.cli.common import NewFile, data, json_option, say
 from zchat.ui.safe import safe_json, safe_line
 from zchat.ui.show import JSON_VERSION
 
@@ -59,7 +59,7 @@ def _held(path: Path) -> tuple[int, int, int]:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=NewFile())
 def backup(file: Path) -> None:
     """Copy the store to FILE, also beside a running server.
 

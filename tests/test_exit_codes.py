@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Inside
 from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for, zchat
 from zchat.errors import Exit
 from zchat.member.invite import Invite, Origin, Server, parse_invite
@@ -326,6 +327,29 @@ def test_an_address_that_is_taken_is_named(here: World) -> None:
     """A second broker on the port of the first."""
     done = zchat(here.folder / "other", "broker", "--listen", here.broker.address)
     ended(done, Exit.NETWORK, f"Cannot listen on {here.broker.address}", "--listen HOST:0")
+
+
+NO_PLACES = [
+    (["--listen", "127.0.0.1:99999"], "'127.0.0.1:99999' is not HOST:PORT."),
+    (["--listen", "127.0.0.1:-1"], "'127.0.0.1:-1' is not HOST:PORT."),
+    (["--listen", "5577"], "'5577' is a port without a host."),
+    (["--advertise", "example.net:65536"], "'example.net:65536' is not HOST:PORT."),
+    (["--advertise", "example.net:0"], "'example.net:0' names no port that members could go to."),
+]
+
+
+@pytest.mark.parametrize(("where", "says"), NO_PLACES, ids=lambda value: str(value)[:30])
+def test_an_address_that_can_be_none_is_refused_before_anything_is_made(
+    tmp_path: Path, inside: Inside, where: list[str], says: str
+) -> None:
+    """No port is tried, no key is made; `start` says what its server would have said."""
+    listen = [] if "--listen" in where else ["--listen", "127.0.0.1:0"]
+    done = inside(tmp_path / "home", "broker", *where, *listen)
+    ended(done, Exit.FIXABLE, f"That address cannot be used: {says}", "the highest port is 65535")
+    assert not (tmp_path / "home").exists()
+    done = inside(tmp_path / "home", "start", "--name", "alice", *where, *listen)
+    ended(done, Exit.FIXABLE, f"That address cannot be used: {says}")
+    assert not (tmp_path / "home" / "broker" / "keys").exists()
 
 
 def test_a_host_that_can_be_none_is_named(here: World) -> None:

@@ -97,7 +97,7 @@ class BadInvite(BadInput):
 class BadAddress(BadInvite):
     """That address cannot be used: {reason}."""
 
-    hint = "Like example.net:5577, 192.0.2.1:5577 or [2001:db8::1]:5577."
+    hint = "Like example.net:5577, 192.0.2.1:5577 or [2001:db8::1]:5577; the highest port is 65535."
 
 
 class BadConfig(BadInput):

@@ -84,6 +84,8 @@ def parse_address(typed: str, default_port: int | None = None) -> tuple[str, int
     found = _ADDRESS.fullmatch(typed)
     if found is None or not (found["port"] or default_port is not None):
         raise BadAddress(reason=f"{typed!r} is not HOST:PORT")
+    if not found["port"] and typed.isdecimal():  # the system would take it for an IPv4 address
+        raise BadAddress(reason=f"{typed!r} is a port without a host")
     port = int(found["port"]) if found["port"] else default_port or 0
     if port > 65_535 or (found["ipv6"] and not _is_ipv6(found["ipv6"])):
         raise BadAddress(reason=f"{typed!r} is not HOST:PORT")

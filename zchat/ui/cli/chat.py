@@ -1,6 +1,7 @@
 """`zchat join` and `zchat start`: to be in a room."""
 
 import functools
+import os
 import secrets
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from zchat.broker.folder import announced, log_path
-from zchat.config import DEFAULT_PORT, home
+from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
 from zchat.errors import CannotListen, Exit, StoreBusy
 from zchat.files import private_folder, take_lock
 from zchat.member.invite import Invite, parse_invite
@@ -45,7 +46,7 @@ from zchat.ui.cli.common import (
     vault_of,
     wants_colours,
 )
-from zchat.ui.cli.serve import default_address
+from zchat.ui.cli.serve import checked_listen, default_address
 from zchat.ui.cli.shells import complete_rooms
 from zchat.ui.plain import PlainChat
 from zchat.ui.safe import safe_line
@@ -290,7 +291,12 @@ def _command(stem: Invite, listen: str | None, advertise: str | None) -> str:
 def _spawn(
     folder: Path, listen: str | None, advertise: str | None
 ) -> tuple[subprocess.Popen[bytes], Invite]:
-    """A broker that ends when we do: at the end of its stdin. Port 5577, else a free one."""
+    """A broker that ends when we do: at the end of its stdin. Port 5577, else a free one.
+
+    Raises CannotListen; and BadAddress, BadConfig as that broker would, which nobody would see.
+    """
+    flags = {"listen": listen, "advertise": advertise}
+    checked_listen(load(BrokerConfig, None, flags, os.environ)[0])
     host = default_address()
     tries = [listen] if listen else [f"{host}:{DEFAULT_PORT}", f"{host}:0"]
     for address in tries:

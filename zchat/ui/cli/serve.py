@@ -20,7 +20,7 @@ from zchat.broker.pulse import Pulse
 from zchat.broker.server import Server
 from zchat.broker.start import doubt, open_log
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
-from zchat.errors import BadConfig, CannotListen, StoreDamaged, StoreGone
+from zchat.errors import BadAddress, BadConfig, CannotListen, StoreDamaged, StoreGone
 from zchat.files import storage_errors
 from zchat.member import invite
 from zchat.ui.cli.common import data, json_option, say
@@ -107,7 +107,7 @@ def serve(
     StoreUnreadable.
     """
     settings, folder = read(), home() / "broker"
-    host, port = invite.parse_address(settings.listen, DEFAULT_PORT)
+    host, port = checked_listen(settings)
     path = log_path(folder)
     with storage_errors(path):
         is_gone = not path.exists() or not path.stat().st_size
@@ -147,6 +147,13 @@ def serve(
     finally:
         broker_folder.retract(folder)
         server.close()
+
+
+def checked_listen(settings: BrokerConfig) -> tuple[str, int]:
+    """Where to listen, before anything is made for it. Raises BadAddress."""
+    if settings.advertise and invite.parse_address(settings.advertise, DEFAULT_PORT)[1] == 0:
+        raise BadAddress(reason=f"{settings.advertise!r} names no port that members could go to")
+    return invite.parse_address(settings.listen, DEFAULT_PORT)
 
 
 def _pulse(address: str) -> Pulse:

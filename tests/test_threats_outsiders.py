@@ -377,15 +377,26 @@ def test_O5_control_without_an_enforced_domain(tmp_path: Path) -> None:
 
 
 def o7(folder: Path, template: Path) -> None:
-    """Handshake upon handshake from one address: from some point on they are refused."""
+    """Handshake upon handshake from one address: one is refused, and then none is even begun."""
     few = {**OPEN_DOOR, "ZCHAT_HANDSHAKE_BURST": "20", "ZCHAT_HANDSHAKES_PER_S": "1"}
     with besieged(folder, template, **few) as here:
-        refused = 0
-        for _ in range(40):
-            with Peer(here.broker.stem, address=ELSEWHERE) as peer:
-                refused += peer.is_refused()
-        assert refused > 5, "nobody was slowed down"
+        assert _let_in_before_a_refusal(here.broker.stem, 40) < 40, "nobody was slowed down"
+        with pytest.raises(TimeoutError), knocking(here.broker.stem, ELSEWHERE):
+            pytest.fail("who is refused costs a handshake each time")
         assert gets_in(here.broker.stem, PATIENCE_S), "somebody from elsewhere pays for it"
+
+
+def _let_in_before_a_refusal(stem: str, most: int) -> int:
+    for count in range(most):
+        with Peer(stem, address=ELSEWHERE) as peer:
+            if peer.is_refused():
+                return count
+    return most
+
+
+def knocking(stem: str, address: str) -> socket.socket:
+    """A bare connection from an address. Raises TimeoutError where nobody opens."""
+    return socket.create_connection(address_of(stem), timeout=2, source_address=(address, 0))
 
 
 def test_O7_who_comes_too_often_is_slowed_and_nobody_else_is(
@@ -396,6 +407,10 @@ def test_O7_who_comes_too_often_is_slowed_and_nobody_else_is(
 
 def test_O7_control_without_rates(tmp_path: Path, template: Path) -> None:
     red(lambda: o7(tmp_path, template), "rates", because="nobody was slowed down")
+
+
+def test_O7_control_if_only_libzmq_refused(tmp_path: Path, template: Path) -> None:
+    red(lambda: o7(tmp_path, template), "doorstep", because="who is refused costs a handshake")
 
 
 # ---- O8: without invite, passphrase, or leave ----

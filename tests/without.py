@@ -27,6 +27,7 @@ from zchat.broker import gate as gates
 from zchat.broker import server as servers
 from zchat.broker.budget import Budget
 from zchat.broker.core import Peer
+from zchat.broker.doorstep import Doorstep
 from zchat.broker.gate import Gate
 from zchat.broker.server import Server
 from zchat.errors import StoreTrouble
@@ -607,6 +608,12 @@ def _() -> Patches:
 def _() -> Patches:
     """Everybody may have as much as they like."""
     return [patch.object(Budget, "take", lambda *_: True)]
+
+
+@defence("doorstep")
+def _() -> Patches:
+    """Who is refused may knock again at once, and costs a handshake each time."""
+    return [patch.object(Doorstep, "bar", lambda *_: False)]
 
 
 @defence("descriptors")

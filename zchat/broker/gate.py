@@ -5,7 +5,8 @@ the broker answers in its own loop, so there is no authentication thread that co
 monitor tells of every accepted and every lost connection by file descriptor, and a message tells
 the descriptor it came over: thus a route is known to be gone without anything being sent to it.
 The library emits a loss before it closes the descriptor, so events that are read before a message
-are never about a later connection of the same number.
+are never about a later connection of the same number. An address that knocks too often is kept from
+the door for a while (doorstep.py), for each knock costs a handshake, whatever the answer.
 
 Rules of this file: without CURVE nobody gets in; a peer that names itself (a routing id of its own)
 is heard by nobody, which its first message shows and ZAP does not: there libzmq tells the id of the
@@ -15,6 +16,7 @@ ROUTER; nothing here blocks.
 import contextlib
 import functools
 import ipaddress
+import logging
 import socket
 from collections import Counter
 
@@ -23,11 +25,15 @@ from zmq.utils.monitor import parse_monitor_message
 
 from zchat.broker.budget import Budget
 from zchat.broker.core import Peer
+from zchat.broker.doorstep import Doorstep
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zchat"
 _OWN_ROUTE_BYTES = 5
-_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_BARRED_S = 10.0
+
+logger = logging.getLogger("zchat.broker")
 
 
 class Gate:
@@ -43,6 +49,7 @@ class Gate:
         self.allow = allow
         self._most = connections_per_address
         self._handshakes = handshakes
+        self._doorstep = Doorstep()
         self._address_of: dict[int, str] = {}
         self._route_of: dict[int, bytes] = {}
         self._outlived: list[bytes] = []
@@ -68,6 +75,7 @@ class Gate:
             while True:
                 request = self.zap.recv_multipart(zmq.NOBLOCK)
                 self.zap.send_multipart(self._answer(request, now))
+        self._doorstep.settle(now)
 
     def _answer(self, request: list[bytes], now: float) -> list[bytes]:
         version, request_id, _, address, _, mechanism, *credentials = request
@@ -79,15 +87,22 @@ class Gate:
 
     def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes], now: float) -> str:
         address = plain_address(raw)
+        if not self._handshakes.take(address, now):
+            self._bar(address, now)
+            return "too many connections at once"
         if mechanism != b"CURVE" or len(credentials) != 1:
             return "CURVE only"
         if self.allow and credentials[0] not in self.allow:
             return "access key not allowed"
         if self._connections[address] > self._most:
             return "too many connections"
-        if not self._handshakes.take(address, now):
-            return "too many connections at once"
         return ""
+
+    def _bar(self, address: str, now: float) -> None:
+        """Keep an address away; when it may come again, it has what a second brings."""
+        if self._doorstep.bar(address, now + _BARRED_S):
+            self._handshakes.close(address, now + _BARRED_S - 1)
+            logger.warning("%s connects too often: not heard for %d s", address, _BARRED_S)
 
     def lost_routes(self) -> list[bytes]:
         """Read all events that wait; the routes whose connections are gone."""
@@ -96,7 +111,9 @@ class Gate:
             while True:
                 event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
                 descriptor = int(event["value"])
-                if event["event"] == zmq.EVENT_ACCEPTED:
+                if event["event"] == zmq.EVENT_LISTENING:
+                    self._doorstep.watch(descriptor)
+                elif event["event"] == zmq.EVENT_ACCEPTED:
                     self._accepted(descriptor)
                 else:
                     lost += self._gone(descriptor)
@@ -142,6 +159,7 @@ class Gate:
     def close(self) -> None:
         self.monitor.close()
         self.zap.close()
+        self._doorstep.close()
 
 
 @functools.lru_cache(1_024)  # in a storm, a quarter of the server's time without

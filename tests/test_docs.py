@@ -298,6 +298,11 @@ BOUNDS = {
     "rooms made per access key (default)": [limits.ROOMS_PER_ACCESS_KEY],
     "bytes per room (default)": [limits.ROOM_BYTES],
     "connections per address (default)": [limits.CONNECTIONS_PER_ADDRESS],
+    "connections begun per address, let in or not (default)": [
+        limits.HANDSHAKE_BURST,
+        limits.HANDSHAKES_PER_S,
+        limits.KEPT_AWAY_S,
+    ],
 }
 
 

@@ -26,12 +26,12 @@ from zmq.utils.monitor import parse_monitor_message
 from zchat.broker.budget import Budget
 from zchat.broker.core import Peer
 from zchat.broker.doorstep import Doorstep
+from zchat.protocol.limits import KEPT_AWAY_S
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zchat"
 _OWN_ROUTE_BYTES = 5
 _EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-_BARRED_S = 10.0
 
 logger = logging.getLogger("zchat.broker")
 
@@ -100,9 +100,9 @@ class Gate:
 
     def _bar(self, address: str, now: float) -> None:
         """Keep an address away; when it may come again, it has what a second brings."""
-        if self._doorstep.bar(address, now + _BARRED_S):
-            self._handshakes.close(address, now + _BARRED_S - 1)
-            logger.warning("%s connects too often: not heard for %d s", address, _BARRED_S)
+        if self._doorstep.bar(address, now + KEPT_AWAY_S):
+            self._handshakes.close(address, now + KEPT_AWAY_S - 1)
+            logger.warning("%s connects too often: not heard for %d s", address, KEPT_AWAY_S)
 
     def lost_routes(self) -> list[bytes]:
         """Read all events that wait; the routes whose connections are gone."""

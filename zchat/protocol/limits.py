@@ -66,6 +66,7 @@ ADDRESS_FACTOR: Final = 4  # one address may use this many access keys' rates
 CONNECTIONS_PER_ADDRESS: Final = 64
 HANDSHAKE_BURST: Final = 512
 HANDSHAKES_PER_S: Final = 32
+KEPT_AWAY_S: Final = 10  # an address that came more often
 ROOMS_PER_ACCESS_KEY: Final = 64
 ROOMS_PER_BROKER: Final = 100_000
 ROOM_BYTES: Final = 1 * GIB

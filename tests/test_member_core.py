@@ -563,27 +563,83 @@ def test_a_promise_that_our_chain_does_not_keep_is_told(desk: Desk) -> None:
     assert len(desk.faults) == 1
 
 
-def test_what_was_accepted_accuses_nobody_again_but_what_comes_later_does(desk: Desk) -> None:
-    """The message by which a fork was found stays in the log for ever."""
+@pytest.fixture
+def crossed(desk: Desk) -> Desk:
+    """She left a history of three messages; #4 of what is gone on with counter-signs another one.
+
+    It is not told yet where that ends.
+    """
     desk.arrive(*(desk.bob.says() for _ in range(3)))
-    other = desk.ledger.branch(2, 3)
-    desk.log(desk.carol.says(seen=other.head(3).packed))
-    desk.stop()
-    vault = Vault(desk.folder)
-    rejoin(Opened(vault, KEYS, desk.room.record, 99.0))
-    vault.close()
-    desk.start()
+    desk.show(desk.ledger.branch(2, 3).end(3))
+    accept(desk)
     assert desk.room.fault == ""
+    desk.ledger.envelopes.append(desk.carol.says(seen=desk.ledger.branch(2, 3).head(3).packed))
     desk.connect()
-    desk.show(desk.ledger.show(1, 3).but(tip=4))
-    desk.show(desk.ledger.show(4, 4))
-    (accepted,) = desk.notices
+    return desk
+
+
+def test_what_was_accepted_accuses_nobody_again_but_what_comes_later_does(crossed: Desk) -> None:
+    """The message by which a fork was found stays in the log for ever."""
+    crossed.answer_joins()
+    crossed.show(crossed.ledger.show(1, 3))
+    crossed.show(crossed.ledger.show(4, 4))
+    (accepted,) = crossed.notices
     assert (accepted.n, accepted.blame, accepted.proof) == (4, Blame.NOBODY, None)
     assert accepted.text.startswith("accepted by your rejoin: it showed carol")
-    assert len(desk.say("on")) == 1
-    desk.log(desk.carol.says(seen=other.head(4).packed))
-    assert len(desk.faults) == 1
-    assert desk.room.fault
+    assert len(crossed.say("on")) == 1
+    crossed.log(crossed.carol.says(seen=crossed.ledger.branch(2, 3).head(4).packed))
+    assert len(crossed.faults) == 1
+    assert crossed.room.fault
+
+
+@pytest.mark.parametrize("says_first", [True, False], ids=["no entries", "entries"])
+def test_of_what_is_accepted_a_server_signs_the_end(crossed: Desk, says_first: bool) -> None:
+    """It speaks of more: that would accept what it makes of the log from now on."""
+    crossed.tip = 1_000
+    if says_first:
+        crossed.shown_n = 3
+        crossed.answer_joins()
+    for n in (3, 4):
+        crossed.show(crossed.ledger.show(crossed.room.checked.n + 1, n).but(tip=crossed.tip))
+    (fault,) = crossed.faults
+    assert fault.n == 4
+    assert crossed.room.fault
+
+
+def test_where_an_accepted_log_ends_is_asked_before_anything_of_it_flows(crossed: Desk) -> None:
+    """By naming a log that is no one's, on each connection until it is answered."""
+    (asked,) = crossed.take_said(Join)
+    crossed.disconnect()
+    crossed.connect()
+    (again,) = crossed.take_said(Join)
+    assert {join.rooms[0].log for join in (asked, again)} == {b"\xff" * 32}
+    crossed.show(crossed.ledger.end(4), again.req)
+    assert crossed.room.record.accepted_n == 4
+    crossed.pass_time(0.5, answers=False)
+    (join,) = crossed.take_said(Join)
+    assert (join.rooms[0].log, join.rooms[0].after) == (NO_LOG, 0)
+    assert join.rooms[0].sub > again.rooms[0].sub
+
+
+def test_who_signs_an_end_that_never_comes_is_accused_of_withholding(crossed: Desk) -> None:
+    far_end = KEY.sign_head(TAG, crossed.ledger.log, 1_000, bytes(32), 0)
+    (asked,) = crossed.take_said(Join)
+    crossed.show(crossed.ledger.end(4).but(head=far_end.packed), asked.req)
+    crossed.show(crossed.ledger.show(1, 4))
+    assert crossed.faults == []
+    crossed.pass_time(WITHHELD_S + 1)
+    assert "it signed #1000 and does not deliver" in crossed.faults[0].text
+
+
+def test_the_log_that_is_accepted_is_the_one_that_was_announced(crossed: Desk) -> None:
+    """Also where the next process reads it."""
+    crossed.answer_joins()
+    crossed.restart()
+    crossed.connect()
+    other = Ledger(room=TAG).grow(4)
+    crossed.show(other.show(1, 4))
+    (fault,) = crossed.faults
+    assert fault.text.endswith("it signed #4 of another log of this room")
 
 
 # ---- what waited when its author rejoined ----

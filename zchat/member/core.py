@@ -70,8 +70,10 @@ class Core:
         """Receive a room's entries from its checked end on."""
         room = self._rooms[tag]
         self._followed.add(tag)
-        checked = room.checked
-        actions = self._session.enter(tag, checked.log, checked.n, checked.hash, self._clock.now())
+        checked, now = room.checked, self._clock.now()
+        actions = self._session.enter(
+            tag, checked.log, checked.n, checked.hash, now, ask_end=room.awaits_end
+        )
         return self._carry_out(actions)
 
     def post(
@@ -173,7 +175,10 @@ class Core:
         elif step is Step.GAP:
             done += self._carry_out(self._session.join_after_gap(tag, now))
         elif step in (Step.IN_STEP, Step.NO_ROOM):
-            done += [*self._carry_out(self._session.agree(tag, now)), *self._say_anew(room)]
+            actions = self._session.go_on(tag, now)
+            done += self._carry_out(actions)
+            if step is Step.NO_ROOM or not actions:
+                done += [*self._carry_out(self._session.agree(tag, now)), *self._say_anew(room)]
         elif step is Step.ON:
             received = sum(4 + len(item.envelope or item.bare_id) for item in arrived.items)
             confirmed = [what.id for what in happenings if isinstance(what, Confirmed)]

@@ -124,6 +124,11 @@ class Room:
         return self._delivery.is_slow
 
     @property
+    def awaits_end(self) -> bool:
+        """Whether the user accepted the server's log, and it has not said yet where that ends."""
+        return self.record.accepted_n < 0
+
+    @property
     def asks_again(self) -> bool:
         """Whether entries are late: then join anew, before anybody is accused."""
         return self._delivery.asks_again
@@ -252,10 +257,18 @@ class Room:
         return [*rows, *self._delivery.settled(self.checked.n, self.checked.promised_n())]
 
     def _in_step(self, segment: Segment) -> list[Happening]:
+        if segment.step is Step.IN_STEP and self.awaits_end:
+            return self._announced(segment.head)
         if segment.step is Step.IN_STEP and segment.head.n <= self.checked.n:
             self._behind_n = None
             self.checked.refresh(segment)
         return [] if segment.step is Step.GAP else [self._progress()]
+
+    def _announced(self, head: Head) -> list[Happening]:
+        """Where the accepted log ends; nothing of it is here yet, and it must get there."""
+        self.checked.witness(head, owed=True)
+        self._settle_accepted(caught_up=False)
+        return []
 
     def _progress(self) -> Progress:
         """How far we are; at the end for the first time, what comes from now on is live."""
@@ -267,11 +280,11 @@ class Room:
     def _settle_accepted(self, *, caught_up: bool) -> None:
         """Accepted is what stood in the log when a rejoined member first asked, and no more.
 
-        Where it ended the server says unsigned, and once; never more than there turns out to be.
+        Where it ended is signed, and never more than there turns out to be.
         """
         accepted_n = self.record.accepted_n
         if accepted_n < 0:
-            accepted_n = max(self.tip, self.checked.n)
+            accepted_n = max(self.checked.n, self.checked.promised_n())
         if caught_up:
             accepted_n = min(accepted_n, self.checked.n)
         if accepted_n != self.record.accepted_n:

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeAlias
 
 from zchat.errors import Incompatible, Malformed, WrongLogKey
 from zchat.protocol.ledger import NO_LOG
-from zchat.protocol.limits import MAX_ROOMS_PER_CONNECTION, PROTOCOL_VERSION
+from zchat.protocol.limits import ID_BYTES, MAX_ROOMS_PER_CONNECTION, PROTOCOL_VERSION
 from zchat.protocol.wire import (
     Cast,
     Entries,
@@ -49,6 +49,7 @@ _OUTSTANDING_BYTES = 256 * 1024
 _RETRY_S = 1.0
 _GAP_DELAY_S = 0.25
 _MOST_GAP_DELAY_S = 5.0
+_NO_ONES_LOG = b"\xff" * ID_BYTES  # who names it is shown where the log ends, and nothing flows
 _DEATHS_BEFORE_ONE_BY_ONE = 2
 _DEATHS_BEFORE_PASSING = 5
 
@@ -138,6 +139,7 @@ class _Room:
     n: int = 0
     hash: bytes = NO_LOG
     followed: bool = False
+    asks_end: bool = False  # before anything flows, the server signs where its log ends
     agreed: bool = False  # on this connection the server showed our log, or that it has none
     stopped: bool = False  # the server contradicted itself here: nothing goes out
     subscription: int = 0
@@ -232,11 +234,16 @@ class Session:
 
     # ---- rooms ----
 
-    def enter(self, tag: bytes, log: bytes, n: int, hash_n: bytes, now: float) -> list[Action]:
-        """Follow a room from the checked end of its log (log NO_LOG: from nothing)."""
+    def enter(
+        self, tag: bytes, log: bytes, n: int, hash_n: bytes, now: float, *, ask_end: bool = False
+    ) -> list[Action]:
+        """Follow a room from the checked end of its log (log NO_LOG: from nothing).
+
+        `ask_end`: first of all, have the server sign where its log ends.
+        """
         room = self._rooms.setdefault(tag, _Room(tag, self._timing.window_bytes))
         room.log, room.n, room.hash = log, n, hash_n
-        room.followed = True
+        room.followed, room.asks_end = True, ask_end
         return self._join([room], now) if self.phase is Phase.READY else []
 
     def leave(self, tag: bytes) -> list[Action]:
@@ -304,8 +311,9 @@ class Session:
             room.join_at = None
             self._awaited[req, room.tag] = now + self._timing.answer_timeout_s
         positions = tuple(
-            Position(room.tag, room.log, room.subscription, room.n, room.hash, room.window)
+            Position(room.tag, log, room.subscription, room.n, room.hash, room.window)
             for room in rooms
+            for log in [_NO_ONES_LOG if room.asks_end else room.log]
         )
         return [Say(encode(Join(req, positions)))]
 
@@ -324,6 +332,14 @@ class Session:
         room = self._rooms.setdefault(tag, _Room(tag, self._timing.window_bytes))
         room.waiting.extend(outgoing)
         return self._flow(room, now)
+
+    def go_on(self, tag: bytes, now: float) -> list[Action]:
+        """If the end was asked for, it is known now: ask for what leads there."""
+        room = self._rooms[tag]
+        if not room.asks_end:
+            return []
+        room.asks_end = False
+        return self._join([room], now)
 
     def agree(self, tag: bytes, now: float) -> list[Action]:
         """What the server showed of a followed room fits: its outbox may go out."""

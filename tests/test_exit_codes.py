@@ -10,13 +10,18 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Inside
 from tests.processes import PASSPHRASE, ZCHAT, Running, World, environment, wait_for, zchat
+from tests.test_server import BOUND
+from zchat.broker.folder import log_path
+from zchat.database import Access
 from zchat.errors import Exit
+from zchat.log.sqlite import SqliteLog
 from zchat.member.invite import Invite, Origin, Server, parse_invite
 
 Done = subprocess.CompletedProcess[str]
@@ -361,6 +366,62 @@ def test_a_home_whose_path_is_too_long_is_named(here: World) -> None:
     for command in ("rooms", "doctor"):
         done = zchat(here.folder / ("a" * 300), command)
         ended(done, Exit.NETWORK, "File name too long")
+
+
+def a_file(home: Path) -> None:
+    home.write_text("")
+
+
+def a_closed_home(home: Path) -> None:
+    home.mkdir(mode=0o000)
+
+
+def a_store(home: Path) -> None:
+    SqliteLog(log_path(home / "broker"), Access.ONE_WRITER).close()
+
+
+def a_closed_store(home: Path) -> None:
+    a_store(home)
+    log_path(home / "broker").chmod(0o000)
+
+
+def a_folder_as_store(home: Path) -> None:
+    log_path(home / "broker").mkdir(parents=True)
+
+
+IN_THE_WAY: list[tuple[Callable[[Path], None], str, str]] = [
+    (a_file, "broker", "a folder belongs in its place"),
+    (a_file, "config init member", "a folder belongs in its place"),
+    (a_closed_home, "rooms", "May you read and write there?"),
+    (a_closed_home, "config init broker", "May you read and write there?"),
+    (a_closed_home, "broker", "may you read it?"),
+    (a_closed_store, "broker audit", "May you read and write there?"),
+    (a_folder_as_store, "broker", "a file belongs in its place"),
+    (a_store, "broker backup /nowhere/at/all", "A folder on the way to it is missing."),
+    (a_store, f"broker backup {__file__}", "replaces nothing.\n  Give it another name"),
+]
+
+
+@pytest.mark.parametrize(("made", "command", "says"), IN_THE_WAY)
+def test_the_advice_fits_what_is_in_the_way(
+    tmp_path: Path, made: Callable[[Path], None], command: str, says: str
+) -> None:
+    """Where a disk is neither full nor read-only, nobody is asked whether it is."""
+    home = tmp_path / "home"
+    made(home)
+    done = subprocess.run(
+        [*BOUND, *ZCHAT, *command.split()],
+        env=environment(home, ZCHAT_LISTEN="127.0.0.1:0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if home.is_dir():
+        home.chmod(0o700)
+    assert done.returncode in (Exit.FIXABLE, Exit.NETWORK), done.stderr
+    ended(done, Exit(done.returncode), says)
+    assert "disk" not in done.stderr
 
 
 def test_two_servers_do_not_share_a_store(here: World) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 from platformdirs import user_data_path
 
-from zchat.errors import BadConfig, NoHome
+from zchat.errors import BadConfig, NoHome, UnreadableConfig
 from zchat.protocol import limits
 
 DEFAULT_PORT = 5577
@@ -146,14 +146,14 @@ def _is_there(file: Path) -> bool:
     try:
         return file.exists()
     except OSError as error:  # a folder that we may not enter
-        raise BadConfig(path=file, reason=error.strerror or "cannot be read") from None
+        raise UnreadableConfig(path=file, reason=error.strerror or "cannot be read") from None
 
 
 def _read(file: Path, names: tuple[str, ...]) -> dict[str, Any]:
     try:
         settings = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
-        raise BadConfig(path=file, reason=error.strerror or "cannot be read") from None
+        raise UnreadableConfig(path=file, reason=error.strerror or "cannot be read") from None
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, endless numbers or nests
         raise BadConfig(path=file, reason=f"not TOML: {error}") from None
     for name in settings:

@@ -6,7 +6,9 @@ the process's answer. Code raises these with facts, never with prose. What is no
 """
 
 import difflib
+import errno
 import inspect
+import os
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
@@ -104,6 +106,12 @@ class BadConfig(BadInput):
     """{path}: {reason}."""
 
     hint = "See config/ in the project for every setting with its default."
+
+
+class UnreadableConfig(BadConfig):
+    """{path}: {reason}."""
+
+    hint = "Is it there, a file, and may you read it? `ls -ld` says whose it is."
 
 
 class NoHome(BadInput):
@@ -277,11 +285,39 @@ class Refused(ZchatError):
     hint = "They go out with the next `zchat send` or `zchat join`, once it takes them."
 
 
+_NOT_YOURS = "May you read and write there? `ls -ld` says whose it is."
+_NO_FOLDER = "A file is there, and a folder belongs in its place. Is it the path you mean?"
+
+# What to do where the disk itself is well, by what the system or SQLite says.
+_OF_PATHS = {
+    os.strerror(errno.EACCES): _NOT_YOURS,
+    os.strerror(errno.EPERM): _NOT_YOURS,
+    "(SQLITE_CANTOPEN": _NOT_YOURS,
+    os.strerror(errno.EEXIST): _NO_FOLDER,
+    os.strerror(errno.ENOTDIR): _NO_FOLDER,
+    os.strerror(errno.EISDIR): "A folder is there, and a file belongs in its place: move it away.",
+    os.strerror(errno.ENOENT): "A folder on the way to it is missing. Is it the path you mean?",
+    os.strerror(errno.ENAMETOOLONG): "Give it a place with a shorter path.",
+    os.strerror(errno.ELOOP): "Links on the way to it lead in a circle. Is it the path you mean?",
+    os.strerror(errno.EMFILE): "Let it open more files: `ulimit -n` says how many.",
+    "(SQLITE_BUSY": "Another program has it open; end that one first.",
+}
+
+
 class StoreTrouble(ZchatError):
     """The store {path} failed: {reason}."""
 
     exit_code = Exit.NETWORK
     hint = "Is the disk full or read-only? Nothing that was confirmed is lost."
+
+    @property
+    def advice(self) -> str:
+        """By the reason, where no kind of trouble of its own stands for it."""
+        if self.hint == StoreTrouble.hint:
+            for said, advice in _OF_PATHS.items():
+                if said in str(self.facts["reason"]):
+                    return advice
+        return super().advice
 
 
 class StoreFailed(StoreTrouble):
@@ -295,6 +331,12 @@ class CannotWrite(StoreTrouble):
     """{path} cannot be written: {reason}."""
 
     hint = "Is the folder yours, and not read-only? Give it another place."
+
+
+class BackupInTheWay(StoreTrouble):
+    """{path} is there already, and a backup replaces nothing."""
+
+    hint = "Give it another name, or move that one away."
 
 
 class StoreFull(StoreTrouble):

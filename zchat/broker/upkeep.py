@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zchat.database import Access, Database
-from zchat.errors import StoreTrouble
+from zchat.errors import BackupInTheWay
 from zchat.files import ASKED_S, storage_errors, sync_folder, take_lock
 from zchat.log.sqlite import SCHEMA, SqliteLog
 from zchat.protocol.ledger import Genesis, LogKey, chain
@@ -33,7 +33,7 @@ class Restored(NamedTuple):
 def backup(store: Path, target: Path) -> None:
     """Copy a store to a file that does not exist, beside a running broker. Raises StoreTrouble."""
     if target.exists():
-        raise StoreTrouble(path=target, reason="it exists already; a backup replaces nothing")
+        raise BackupInTheWay(path=target)
     database = Database(store, SCHEMA, Access.READ_ONLY, older_too=True)
     try:
         database.copy_to(target)

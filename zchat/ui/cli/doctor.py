@@ -133,7 +133,7 @@ def _settings() -> Iterator[Finding]:
     if not wrong:
         yield Finding(subject)
     for error in wrong:
-        yield Finding(subject, error.sentence, "Mend it there; zchat config check looks again.")
+        yield Finding(subject, error.sentence, f"{error.advice} zchat config check looks again.")
 
 
 def _space(folder: Path) -> Finding:

@@ -37,6 +37,7 @@ from zchat.member.export import Proof
 from zchat.member.invite import Origin, Server
 from zchat.member.profile import Opened, Profile
 from zchat.member.recheck import Checked, Recheck
+from zchat.member.rejoin import rejoin
 from zchat.member.rows import Blame, Kind, Message, Notice, Row, State, Status
 from zchat.member.vault import RoomRecord
 from zchat.protocol.keys import RoomKeys
@@ -613,6 +614,55 @@ def test_a_file_of_another_history_proves_the_fork(desk: Desk, tmp_path: Path) -
     vault.save_room(KEYS.tag, msgspec.structs.replace(RECORD, accepted_n=2))
     vault.close()
     assert desk.check(raw).return_value == Exit.OK
+
+
+def test_a_third_history_is_told_after_a_rejoin_too(desk: Desk, tmp_path: Path) -> None:
+    """Not the one that was left, however far others went on in it."""
+    texts = [desk.alice.says(text) for text in ("one", "two", "left 3", "left 4", "5", "6", "7")]
+    desk.hear(*texts[:4])
+    desk.keep()
+    ledger = desk.screen.ledger
+    accept(desk, same_log(ledger, [*texts[:2], *texts[4:]]), 4)
+    for envelopes, exit_code in [
+        (texts[:3], Exit.OK),
+        (texts[:4], Exit.OK),
+        ([*texts[:4], texts[6], texts[5]], Exit.OK),
+        ([*texts[:2], texts[6], texts[5]], Exit.SERVER_FAULT),  # parts where the left one does
+        ([*texts[:2], *texts[4:6], texts[3]], Exit.SERVER_FAULT),  # and behind what was accepted
+    ]:
+        other = same_log(ledger, envelopes)
+        raw = exported_by_another(tmp_path / f"{len(list(tmp_path.iterdir()))}", other)
+        result = desk.check(raw)
+        code = getattr(result.exception, "exit_code", result.return_value)
+        assert code == exit_code, result.output
+        assert ("a history that you left" in result.output) == (exit_code is Exit.OK)
+
+
+def test_what_was_left_as_a_part_of_what_was_accepted_excuses_no_fork(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """Somebody else had been shown the fork; our own history went on."""
+    texts = [desk.alice.says(text) for text in ("one", "two", "three", "another 3")]
+    desk.hear(*texts[:2])
+    desk.keep()
+    ledger = desk.screen.ledger
+    accept(desk, same_log(ledger, texts[:3]), 3)
+    other = same_log(ledger, [*texts[:2], texts[3]])
+    result = desk.check(exported_by_another(tmp_path / "other", other))
+    refused(result, Exit.SERVER_FAULT, "showed you another history than whoever made this")
+
+
+def accept(desk: Desk, ledger: Ledger, accepted_n: int) -> None:
+    """`zchat rejoin --accept` while the server's log ended there; it has grown, and is read."""
+    vault = Profile(desk.home).vault("alice")
+    rejoin(Opened(vault, KEYS, RECORD, float("inf")))
+    record = vault.room(KEYS.tag)
+    assert record is not None
+    vault.save_room(KEYS.tag, msgspec.structs.replace(record, accepted_n=accepted_n))
+    vault.close()
+    desk.screen = Screen(ledger, desk.alice)
+    desk.screen.take(1, ledger.n)
+    desk.keep()
 
 
 def same_log(ledger: Ledger, envelopes: list[bytes]) -> Ledger:

@@ -162,6 +162,13 @@ class Recheck:
         except LookupError:
             return Seen.AHEAD
 
+    def agrees_up_to(self, own: CheckedLog, n: int) -> bool:
+        """Whether the file and a member's own log are known to be the same up to a place."""
+        try:
+            return 0 < n <= own.n and self._kept.hash_at(b"", n) == own.hash_at(n)
+        except LookupError:
+            return False
+
     def proof_against(self, own: CheckedLog, head: Head) -> Contradiction | None:
         """Of a file that forks from one's own log: what shows that to everybody."""
         if head.n <= own.n or head.log != own.log:
@@ -353,6 +360,7 @@ class Own(NamedTuple):
     verdict: Seen
     n: int
     proof: Path | None
+    was_left: bool  # it is of a history that this member left by a rejoin
 
 
 def compare_with_own(vault: Vault, recheck: Recheck, head: Head) -> Own | None:
@@ -371,4 +379,25 @@ def compare_with_own(vault: Vault, recheck: Recheck, head: Head) -> Own | None:
         proof = recheck.proof_against(own, head) if verdict is Seen.FORK else None
         if proof is not None and judge(proof):
             path = vault.save_evidence(tag, proof)
-        return Own(verdict, own.n, path) if own.n else None
+        accuses = verdict in (Seen.FORK, Seen.OTHER_LOG)
+        was_left = accuses and _was_left(vault, recheck, own, head)
+        return Own(verdict, own.n, path, was_left) if own.n else None
+
+
+def _was_left(vault: Vault, recheck: Recheck, own: CheckedLog, head: Head) -> bool:
+    """Whether a file that is not of one's own log is of one set aside, and not of a third.
+
+    One set aside that our own log holds as well says nothing: a third could go on from there, too.
+    Where none is there (in an imported profile), what parts from our log behind all that was
+    accepted, and not before, is taken for what was left.
+    """
+    tag, log_key = bytes.fromhex(recheck.opening.tag), bytes.fromhex(recheck.opening.log_key)
+    aside = vault.replicas_aside(tag)
+    for path in aside:
+        with closing(SqliteLog(path, Access.READ_ONLY)) as replica:
+            left = CheckedLog(tag, log_key, replica)
+            parted = own.judge(left.head, own.n + 1) is not Seen.FITS
+            if parted and recheck.lies_on(left, head) is Seen.FITS:
+                return True
+    record = vault.room(tag)
+    return not aside and record is not None and recheck.agrees_up_to(own, record.accepted_n)

@@ -382,6 +382,10 @@ class Vault:
         self.save_owed(tag, (), self.owed(tag))
         return aside
 
+    def replicas_aside(self, tag: bytes) -> list[Path]:
+        """What was set aside of a room."""
+        return sorted(self.replica_path(tag).parent.glob(f"{tag.hex()}.before-*.db"))
+
     # ---- incarnations and outbox ----
 
     def begin(self, tag: bytes) -> bytes:

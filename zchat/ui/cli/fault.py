@@ -187,7 +187,7 @@ def _check_export(file: Path, opened: BufferedReader, access: Access) -> _Told:
         found.text
         for found in checked.findings
         if found.blame is Blame.SERVER and not found.n <= accepted_n
-    ] + [text for _, text in others if text and not accepted_n]
+    ] + [text for _, text in others if text]
     if accused:
         return _Told(lines, fields, ExportAccuses(path=file, text=accused[0]))
     return _Told(lines, fields, None if keys else TextsUnchecked(path=file, room=opening.room))
@@ -206,10 +206,12 @@ def _beside(own: Own, head: Head) -> tuple[str, str]:
         return f"It goes on to #{head.n}, which the server has lost since: yours is restored.", ""
     if own.verdict is Seen.AHEAD:
         return f"It cannot be compared with your log, which ends at #{own.n}.", ""
+    proof = f" The proof against the server is in {own.proof}." if own.proof else ""
+    if own.was_left:
+        told = f"It is of a history that you left by a rejoin; yours now ends at #{own.n}."
+        return told + proof, ""
     told = f"!! It is not of the log that you hold, which ends at #{own.n}."
-    if own.proof is not None:
-        told += f" The proof against the server is in {own.proof}."
-    return told, "it showed you another history than whoever made this file"
+    return told + proof, "it showed you another history than whoever made this file"
 
 
 def _keys_of(

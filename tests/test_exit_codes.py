@@ -398,7 +398,7 @@ IN_THE_WAY: list[tuple[Callable[[Path], None], str, str]] = [
     (a_closed_store, "broker audit", "May you read and write there?"),
     (a_folder_as_store, "broker", "a file belongs in its place"),
     (a_store, "broker backup /nowhere/at/all", "A folder on the way to it is missing."),
-    (a_store, f"broker backup {__file__}", "replaces nothing.\n  Give it another name"),
+    (a_store, "broker backup HOME/broker/log.db", "replaces nothing.\n  Give it another name"),
 ]
 
 
@@ -410,7 +410,7 @@ def test_the_advice_fits_what_is_in_the_way(
     home = tmp_path / "home"
     made(home)
     done = subprocess.run(
-        [*BOUND, *ZCHAT, *command.split()],
+        [*BOUND, *ZCHAT, *command.replace("HOME", str(home)).split()],
         env=environment(home, ZCHAT_LISTEN="127.0.0.1:0"),
         capture_output=True,
         text=True,

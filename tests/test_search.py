@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.processes import World
+from zchat.member.profile import Profile
 
 
 @pytest.fixture
@@ -37,6 +38,18 @@ def test_neighbours_are_shown_once_and_gaps_are_parted(talked: World) -> None:
     found = talked.run("bob", "search", "lobby", "--regex", "Line (2|3|8)$", "-C", "1")
     shown = [line.split(" ")[0] for line in found.stdout.splitlines()]
     assert shown == ["#1", "#2", "#3", "#4", "--", "#7", "#8", "#9"]
+
+
+def test_who_is_muted_is_not_found(talked: World) -> None:
+    """Neither as a match nor as the neighbour of one, as in tail and in the chat."""
+    row = json.loads(talked.run("bob", "search", "lobby", "Line 10", "--json").stdout)
+    vault = Profile(talked.home("bob")).vault("bob")
+    (known,) = vault.rooms()
+    vault.mute(known.tag, bytes.fromhex(row["sender"]), muted=True)
+    vault.close()
+    assert talked.run("bob", "search", "lobby", "line").returncode == 1
+    found = talked.run("bob", "search", "lobby", "disk", "-C", "5")
+    assert (found.returncode, found.stdout.count("\n")) == (0, 1)
 
 
 def test_a_pattern_that_is_none_or_explodes_ends_with_a_sentence(talked: World) -> None:

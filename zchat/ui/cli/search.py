@@ -1,6 +1,7 @@
 """`zchat search`: look through what this profile keeps of a room."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache, partial
 
 import click
 
@@ -60,7 +61,7 @@ def search_room(
     opened, count = open_room(room, access, only_known=True), 0
     try:
         path = opened.vault.replica_path(opened.keys.tag)
-        found = search(path, opened.keys, query)
+        found = _heard(opened, search(path, opened.keys, query))
         shown = _as_json(opened, found) if as_json else _as_lines(opened, found, context)
         count = sum(shown)
     except StoreEmpty:
@@ -68,6 +69,12 @@ def search_room(
     if not count:
         raise NoMatch(reason=f"nothing in {opened.record.room!r} matches")
     return Exit.OK
+
+
+def _heard(opened: Opened, found: Iterable[Said]) -> Iterator[Said]:
+    """Without what those say who are muted: nothing else shows it either."""
+    is_muted = cache(partial(opened.vault.is_muted, opened.keys.tag))
+    return (said for said in found if not is_muted(said.sender))
 
 
 def _as_lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[int]:
@@ -78,7 +85,7 @@ def _as_lines(opened: Opened, found: Iterable[Said], context: int) -> Iterator[i
         around = [said]
         if context:
             first = max(said.n - context, last_n + 1)
-            around = list(read(path, opened.keys, first, said.n + context))
+            around = list(_heard(opened, read(path, opened.keys, first, said.n + context)))
             if last_n and first > last_n + 1:
                 on.line("--")
         for each in around:

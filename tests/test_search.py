@@ -1,11 +1,25 @@
-"""Looking through what a profile keeps, with real processes."""
+"""Looking through what a profile keeps: with real processes, and in replicas written here."""
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.processes import World
+from zchat.database import Access
+from zchat.log.contract import Addition, Entry
+from zchat.log.sqlite import SqliteLog
+from zchat.member.archive import Query, search
 from zchat.member.profile import Profile
+from zchat.protocol.body import Text, Unknown, decode_logged, encode
+from zchat.protocol.envelope import EnvelopeClass, envelope_id
+from zchat.protocol.keys import Author, RoomKeys
+from zchat.protocol.limits import HEAD_BYTES
+from zchat.protocol.seal import seal
+
+ROOM = RoomKeys(bytes(range(32)))
 
 
 @pytest.fixture
@@ -72,3 +86,40 @@ def test_a_room_that_was_never_read_holds_nothing(here: World) -> None:
     unknown = here.run("bob", "search", "attic", "x")
     assert unknown.returncode == 1
     assert "No room 'attic' is known" in unknown.stderr
+
+
+# ---- replicas written here ----
+
+
+def said(seq: int, text: str) -> bytes:
+    """The body of a text."""
+    return encode(Text("alice", bytes(16), seq, bytes(HEAD_BYTES), text))
+
+
+def sealed(body: bytes, sent_at_ms: int = 1) -> bytes:
+    author = Author(bytes(32), ROOM)
+    return seal(ROOM, author, EnvelopeClass.LOG, body, sent_at_ms, bytes(32))
+
+
+def replica(folder: Path, envelopes: Iterable[bytes]) -> Path:
+    """One that holds these."""
+    path = folder / "replica.db"
+    entries = [Entry(n, envelope_id(each), bytes(32), each) for n, each in enumerate(envelopes, 1)]
+    log = SqliteLog(path, Access.REPLICA)
+    log.append([Addition(ROOM.tag, entries, bytes(32))])
+    log.close()
+    return path
+
+
+def places(path: Path, query: Query) -> list[int]:
+    """Where it is found."""
+    return [found.n for found in search(path, ROOM, query)]
+
+
+def test_what_is_no_text_is_passed_over_whatever_it_holds(tmp_path: Path) -> None:
+    """A kind of a later version may use the same names for something else."""
+    first_pairs = {"name": "bob", "incarnation": bytes(16), "seq": 1, "seen": bytes(HEAD_BYTES)}
+    odd = msgspec.msgpack.encode({"kind": "poll", **first_pairs, "text": 5, "reply_to": "disk"})
+    assert isinstance(decode_logged(odd), Unknown)  # so a member keeps it
+    path = replica(tmp_path, [sealed(odd), sealed(said(2, "the disk"))])
+    assert places(path, Query(words=("disk",))) == [2]

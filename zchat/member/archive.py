@@ -72,16 +72,15 @@ class _Wanted:
         return not self._pattern or bool(self._pattern.search(text))
 
 
-class _Body(msgspec.Struct):
-    """What of a body is looked at; the rest was checked before it was kept."""
+class _Text(msgspec.Struct, tag_field="kind", tag="text"):
+    """What of a text is looked at; the rest was checked before it was kept."""
 
-    kind: str
     name: str
-    text: str = ""
+    text: str
     reply_to: bytes | None = None
 
 
-_decode = msgspec.msgpack.Decoder(_Body).decode
+_decode = msgspec.msgpack.Decoder(_Text).decode
 
 
 def read(
@@ -121,11 +120,11 @@ def _said(keys: RoomKeys, entry: Entry, wanted: "_Wanted | None") -> Said | None
         return None
     try:
         header, raw = reopen_envelope(keys, entry.envelope, entry.id)
-    except Unopenable:
+        body = _decode(raw)
+    except (Unopenable, msgspec.ValidationError):  # or of another kind, with pairs of any type
         return None
-    body = _decode(raw)
     sent = header.timestamp_ms
-    if body.kind != "text" or not (wanted is None or wanted.holds(sent, body.name, body.text)):
+    if not (wanted is None or wanted.holds(sent, body.name, body.text)):
         return None
     return Said(entry.n, entry.id, header.sender, body.name, sent, body.text, body.reply_to)
 

@@ -10,7 +10,6 @@ where a room ends, for only it changes that. SQLite cannot know our order: what 
 against it, so that a file that lost a part says so (StoreUnreadable).
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import TypeVar
 from zchat.database import Access, Database, Schema
 from zchat.errors import StoreUnreadable
 from zchat.files import ASKED_S, Lock, private_folder, take_lock
-from zchat.log.contract import Addition, Entry, Tip, fitting
+from zchat.log.contract import Addition, Entry, Tip
 from zchat.protocol.limits import BIRTH_BYTES, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 
 _T = TypeVar("_T")
+_KINDS = {(bytes, bytes, bytes), (bytes, bytes, type(None))}  # of an entry's id, hash, envelope
 ROOM_SHIFT = 40
 PLACE_MASK = (1 << ROOM_SHIFT) - 1
 
@@ -152,27 +152,23 @@ class SqliteLog:
         last = min(last, tip.n, first + most_entries - 1)
         if last < first:
             return []
+        before = self._weight_upto(room, first - 1)
+        if last > first:  # the first is read however long it is
+            too_much = self._db.one(
+                "SELECT place - ? FROM entries WHERE place BETWEEN ? AND ? AND weight_end - ? > ?"
+                " ORDER BY place LIMIT 1",
+                (base, base | first + 1, base | last, before, most_bytes),
+            )
+            last = too_much[0] - 1 if too_much else last
         with self._db.failures():
-            ends = [
-                end
-                for (end,) in self._db.execute(
-                    "SELECT weight_end FROM entries WHERE place BETWEEN ? AND ? ORDER BY place",
-                    (base | first - 1, base | last),
-                )
-            ]
-            if first == 1:
-                ends.insert(0, 0)
-            self._hold([*map(type, ends)] == [int] * (last - first + 2))
-            count = fitting((end - start for start, end in itertools.pairwise(ends)), most_bytes)
             rows = self._db.execute(
                 "SELECT place - ?, id, hash, envelope, arrived_ms, live"
                 " FROM entries WHERE place BETWEEN ? AND ? ORDER BY place",
-                (base, base | first, base | (first + count - 1)),
+                (base, base | first, base | last),
             )
-            entries = [Entry(*row) for row in rows]
-        self._hold([entry.n for entry in entries] == [*range(first, first + count)])
-        self._hold(all(type(e.id) is type(e.hash) is bytes for e in entries))
-        self._hold(all(isinstance(entry.envelope, bytes | None) for entry in entries))
+            entries = [*map(Entry._make, rows)]
+        self._hold([entry.n for entry in entries] == [*range(first, last + 1)])
+        self._hold({(type(e.id), type(e.hash), type(e.envelope)) for e in entries} <= _KINDS)
         return entries
 
     def _room(self, room: bytes) -> tuple[int, Tip]:

@@ -5,6 +5,8 @@ protocol version; nothing a server or an invite says can change salt or cost exc
 the salt is made of. A seed is never used itself, only through a label. No repr shows a secret.
 """
 
+import functools
+import hashlib
 import hmac
 from collections.abc import Iterable
 
@@ -13,7 +15,7 @@ from nacl.exceptions import RuntimeError as SodiumRuntimeError
 
 from zchat.errors import BadPassphrase
 from zchat.protocol.envelope import EPOCH
-from zchat.protocol.labels import Label, digest
+from zchat.protocol.labels import Label, begun, digest
 from zchat.protocol.ledger import Head
 from zchat.protocol.limits import (
     KEY_BYTES,
@@ -59,8 +61,15 @@ class RoomKeys:
 
     def message_keys(self, packed_header: bytes) -> tuple[bytes, bytes]:
         """(ek, com) of the one envelope with this header: its box key and its public commitment."""
-        both = digest(Label.MESSAGE, 2 * KEY_BYTES, self.tag + packed_header, self._epoch_key)
+        rest = self._all_messages.copy()
+        rest.update(packed_header)
+        both = rest.digest()
         return both[:KEY_BYTES], both[KEY_BYTES:]
+
+    @functools.cached_property
+    def _all_messages(self) -> hashlib.blake2b:
+        """What the hashes of all messages begin with, the key and the tag: half of the work."""
+        return begun(Label.MESSAGE, 2 * KEY_BYTES, self.tag, self._epoch_key)
 
     def verification_password(self, head: Head, members: Iterable[tuple[bytes, str]]) -> bytes:
         """The digest of the log up to `head` and its members (key, name); section 10.

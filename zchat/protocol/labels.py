@@ -1,4 +1,4 @@
-"""Every hash of the protocol goes through `digest`; each use has a label, and no label two uses.
+"""Every hash of the protocol is made here; each use has a label, and no label has two uses.
 
 BLAKE2b takes the label as its 16-byte personal parameter (RFC 7693, section 2.1), so hashes of two
 uses never meet even over equal data. Inputs are fixed-width, or end in their only variable part.
@@ -32,3 +32,8 @@ class Label(bytes, Enum):
 def digest(label: Label, size: int, data: bytes, key: bytes = b"") -> bytes:
     """BLAKE2b of `data` with `size` bytes (1-64), personal `label`, keyed if `key` is given."""
     return hashlib.blake2b(data, digest_size=size, key=key, person=label).digest()
+
+
+def begun(label: Label, size: int, data: bytes, key: bytes = b"") -> hashlib.blake2b:
+    """What `digest` gives the bytes of, not ended: copies of it take what else is to be hashed."""
+    return hashlib.blake2b(data, digest_size=size, key=key, person=label)

@@ -276,6 +276,25 @@ def test_what_opened_once_is_opened_again_by_its_id_alone() -> None:
             seal.reopen_envelope(room, kept, envelope_id(envelope))
 
 
+@given(st.data())
+def test_a_body_alone_is_opened_again_only_under_its_header(data: st.DataObject) -> None:
+    """Before its id is looked at; whatever else of the envelope was changed, or lost."""
+    envelope = sealed(a_void())
+    assert seal.reopen_body(ROOM, envelope) == seal.open_envelope(ROOM, envelope, LOG).body
+    header_and_box = [
+        *range(limits.HEADER_BYTES),
+        *range(BOX_AT, len(envelope) - limits.SIGNATURE_BYTES),
+    ]
+    changed = flip(envelope, data.draw(st.sampled_from(header_and_box)))
+    for room, kept in (
+        (ROOM, changed),
+        (ROOM, envelope[: data.draw(st.integers(0, len(envelope) - 1))]),
+        (OTHER_ROOM, envelope),
+    ):
+        with pytest.raises(Unopenable, match="check box failed"):
+            seal.reopen_body(room, kept)
+
+
 def test_two_bodies_never_share_a_nonce_and_one_body_is_sealed_alike() -> None:
     """On a cloned machine whose randomness repeats, too."""
     one, other = sealed(a_void(1)), sealed(a_void(2))

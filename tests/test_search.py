@@ -1,16 +1,20 @@
 """Looking through what a profile keeps: with real processes, and in replicas written here."""
 
 import json
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.processes import World
+from tests.test_protocol import flip
 from zchat.database import Access
 from zchat.log.contract import Addition, Entry
 from zchat.log.sqlite import SqliteLog
+from zchat.member import archive
 from zchat.member.archive import Query, search
 from zchat.member.profile import Profile
 from zchat.protocol.body import Text, Unknown, decode_logged, encode
@@ -123,3 +127,35 @@ def test_what_is_no_text_is_passed_over_whatever_it_holds(tmp_path: Path) -> Non
     assert isinstance(decode_logged(odd), Unknown)  # so a member keeps it
     path = replica(tmp_path, [sealed(odd), sealed(said(2, "the disk"))])
     assert places(path, Query(words=("disk",))) == [2]
+
+
+def test_what_was_damaged_is_not_found(tmp_path: Path) -> None:
+    """In what stands in clear, in the box, in the signature or the id; nor what lost its end."""
+    sound = sealed(said(1, "the disk"))
+    path = replica(tmp_path, [sealed(said(seq, "the disk")) for seq in range(1, 10)])
+    damaged = [flip(sound, at) for at in (10, 40, 80, 200, -1)] + [sound[:-1], sound[:20], b""]
+    with closing(sqlite3.connect(path)) as file, file:
+        for n, envelope in enumerate(damaged, 1):
+            file.execute("UPDATE entries SET envelope = ? WHERE place & 255 = ?", (envelope, n))
+    assert places(path, Query(words=("disk",))) == [9]
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE entries SET id = zeroblob(32) WHERE place & 255 = 9")
+    assert places(path, Query(words=("disk",))) == []
+
+
+def test_what_is_too_old_is_not_held_against_a_pattern(tmp_path: Path) -> None:
+    """So a pattern that explodes over what was said before that time harms nobody."""
+    poison, fine = said(1, "a" * 60 + "!"), said(2, "aaa")
+    path = replica(tmp_path, [sealed(poison, 1_000), sealed(fine, 2_000), sealed(fine, 3_000)])
+    assert places(path, Query(pattern="(a|aa)+$", since_ms=2_000)) == [2, 3]
+    assert places(path, Query(words=("a",), since_ms=2_001)) == [3]
+
+
+def test_what_several_processes_find_is_in_log_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices shorter than a room in a test: each message is looked at once."""
+    monkeypatch.setattr(archive, "_SLICE", 3)
+    path = replica(tmp_path, [sealed(said(n, "odd" if n % 2 else "even")) for n in range(1, 15)])
+    assert places(path, Query(pattern="odd")) == [*range(1, 15, 2)]
+    assert places(path, Query(pattern=".")) == [*range(1, 15)]

@@ -23,8 +23,9 @@ from zchat.database import Access
 from zchat.errors import BadPattern, Unopenable
 from zchat.log.contract import Entry
 from zchat.log.sqlite import SqliteLog
+from zchat.protocol.envelope import sent_at_ms
 from zchat.protocol.keys import RoomKeys
-from zchat.protocol.seal import reopen_envelope
+from zchat.protocol.seal import reopen_body, reopen_header
 
 _SLICE = 4_000
 _SMALL = 2 * _SLICE
@@ -60,9 +61,13 @@ class _Wanted:
         self._words = [word.casefold() for word in query.words]
         self._pattern = re.compile(query.pattern, re.IGNORECASE) if query.pattern else None
 
-    def holds(self, sent_at_ms: int, name: str, text: str) -> bool:
-        """Whether this message is meant."""
-        if sent_at_ms < self._since_ms or (self._names and name not in self._names):
+    def may_hold(self, envelope: bytes) -> bool:
+        """Whether it is late enough, which is seen without opening it."""
+        return not self._since_ms or sent_at_ms(envelope) >= self._since_ms
+
+    def holds(self, name: str, text: str) -> bool:
+        """Whether this message is meant, of those that may be."""
+        if self._names and name not in self._names:
             return False
         if self._words:
             folded = text.casefold()
@@ -116,16 +121,16 @@ def end_of(path: Path, keys: RoomKeys) -> int:
 
 
 def _said(keys: RoomKeys, entry: Entry, wanted: "_Wanted | None") -> Said | None:
-    if entry.envelope is None:
+    if entry.envelope is None or (wanted is not None and not wanted.may_hold(entry.envelope)):
         return None
     try:
-        header, raw = reopen_envelope(keys, entry.envelope, entry.id)
-        body = _decode(raw)
+        body = _decode(reopen_body(keys, entry.envelope))
+        if not (wanted is None or wanted.holds(body.name, body.text)):
+            return None
+        header = reopen_header(entry.envelope, entry.id)
     except (Unopenable, msgspec.ValidationError):  # or of another kind, with pairs of any type
         return None
     sent = header.timestamp_ms
-    if not (wanted is None or wanted.holds(sent, body.name, body.text)):
-        return None
     return Said(entry.n, entry.id, header.sender, body.name, sent, body.text, body.reply_to)
 
 

@@ -29,6 +29,7 @@ EPOCH = 0
 _HEADER = struct.Struct(">BBBIQ24s32s")
 assert _HEADER.size == HEADER_BYTES
 
+_TIMESTAMP_AT, _NONCE_AT, _SENDER_AT = 7, 15, 39
 BOX_AT = HEADER_BYTES + 32  # after the key commitment
 
 
@@ -88,18 +89,27 @@ def check_outline(envelope: bytes, expected: EnvelopeClass) -> None:
 
 def take_apart(envelope: bytes) -> Parts:
     """Cut an envelope that passed `check_outline`."""
-    header, packed, box = header_and_box(envelope)
     return Parts(
-        header=header,
-        packed_header=packed,
+        header=header_of(envelope),
+        packed_header=envelope[:HEADER_BYTES],
         commitment=envelope[HEADER_BYTES:BOX_AT],
-        box=box,
+        box=envelope[BOX_AT:-SIGNATURE_BYTES],
         signature=envelope[-SIGNATURE_BYTES:],
         signed=envelope[:-SIGNATURE_BYTES],
     )
 
 
-def header_and_box(envelope: bytes) -> tuple[Header, bytes, bytes]:
-    """The header, its bytes, and the box: all that it takes to open again what was checked once."""
-    packed = envelope[:HEADER_BYTES]
-    return Header(*_HEADER.unpack(packed)), packed, envelope[BOX_AT:-SIGNATURE_BYTES]
+def header_of(envelope: bytes) -> Header:
+    """What an envelope that was checked once says in clear."""
+    return Header._make(_HEADER.unpack_from(envelope))
+
+
+def sent_at_ms(envelope: bytes) -> int:
+    """The header's timestamp alone."""
+    return int.from_bytes(envelope[_TIMESTAMP_AT:_NONCE_AT], "big")
+
+
+def to_reopen(envelope: bytes) -> tuple[bytes, bytes, bytes]:
+    """The header's bytes, the nonce, and the box; too short, or empty, where bytes were lost."""
+    nonce = envelope[_NONCE_AT:_SENDER_AT]
+    return envelope[:HEADER_BYTES], nonce, envelope[BOX_AT:-SIGNATURE_BYTES]

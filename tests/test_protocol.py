@@ -106,6 +106,9 @@ def test_the_bounds_are_those_of_the_page() -> None:
         limits.ROOMS_PER_ACCESS_KEY,
         limits.ROOM_BYTES // limits.GIB,
         limits.CONNECTIONS_PER_ADDRESS,
+        limits.HANDSHAKE_BURST,
+        limits.HANDSHAKES_PER_S,
+        limits.KEPT_AWAY_S,
     ]
 
 

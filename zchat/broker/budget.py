@@ -33,10 +33,6 @@ class Budget(Generic[_Who]):
             self._sweep(now)
         return True
 
-    def close(self, who: _Who, until: float) -> None:
-        """Nothing for `who` until then; from there on it fills from nothing."""
-        self._held[who] = 0.0, until
-
     def _sweep(self, now: float) -> None:
         self._swept = now
         self._held = {who: held for who, held in self._held.items() if self._is_short(who, now)}

@@ -1,16 +1,16 @@
-"""Addresses that the kernel is to keep away from the door for a while.
+"""Addresses that the kernel is to keep from the door while they come too often.
 
 Theory of operation. libzmq computes a whole handshake before it asks whether a peer may come in,
 and in the thread that computes it everybody's messages wait. So who came too often is turned away
-where it costs nothing: a filter on the listening socket drops the packets that would begin a
-connection (classic BPF, McCanne and Jacobson 1993; socket(7), SO_ATTACH_FILTER; no privilege is
-needed). An address is barred for handshakes it finished, so nobody can have another's barred.
+where it costs nothing: a filter on the listening socket drops what would begin a connection
+(classic BPF, McCanne and Jacobson 1993; socket(7), SO_ATTACH_FILTER; no privilege is needed). An
+address is barred for handshakes it finished, so nobody can have another's barred.
 
-A connection inherits the filter that stood when it was accepted. That one does not name its own
-address, or it would not have come; so it drops nothing of it.
+One attempt in sixteen comes through all the same. It tells whether the storm goes on, so that what
+waits outside does not rush in only to be barred again; and who shares the address comes in, too.
 
-Rules of this file: where the system has no such filter nothing is barred and nothing fails; a
-filter names a bounded number of addresses.
+Rules of this file: only SYNs are dropped, never what belongs to a connection; where the system has
+no such filter nothing is barred and nothing fails; a filter names a bounded number of addresses.
 """
 
 import ctypes
@@ -20,14 +20,22 @@ import os
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterable
 
-_MOST_BARRED = 32  # each accepted connection is charged for the filter; 20 KiB may be the most
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module does not name it
-_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from where the IP header begins
-_SOURCE_AT = {4: (12,), 6: (8, 12, 16, 20)}  # in an IP header, 32 bits each
+from zchat.protocol.limits import KEPT_AWAY_S
 
-_LOAD_BYTE, _LOAD_WORD, _SHIFT_RIGHT, _IF_EQUAL, _RETURN = 0x30, 0x20, 0x74, 0x15, 0x06
+_MOST_BARRED = 16  # each accepted connection is charged for the filter; 20 KiB may be the most
+_ONE_IN = 16  # a power of two
+_STORM = 8  # attempts that came through within a term: as many as 25 a second
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module does not name it
+_TCP_FLAGS, _SYN, _ACK = 13, 0x02, 0x10  # the data of a TCP socket's filter begins with its header
+_IP_HEADER = 0xFFF00000  # SKF_NET_OFF
+_SOURCE_AT = {4: (12,), 6: (8, 12, 16, 20)}  # in an IP header, 32 bits each
+_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+
+_BYTE, _WORD, _AND, _SHIFT_RIGHT, _IF_EQUAL, _RETURN = 0x30, 0x20, 0x54, 0x74, 0x15, 0x06
 _DROP, _LET_THROUGH = 0, 0xFFFFFFFF
 _INSTRUCTION = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, if false, operand
 
@@ -35,41 +43,52 @@ logger = logging.getLogger("zchat.broker")
 
 
 class Doorstep:
-    """The filter on one listening socket. Times are seconds on any monotonic clock."""
+    """The filter on one listening socket. Times are seconds on any monotonic clock.
 
-    def __init__(self) -> None:
+    `one_in`: how many attempts there are to one that comes through; a power of two.
+    """
+
+    def __init__(self, one_in: int = _ONE_IN) -> None:
+        self._one_in = one_in
         self._listener: socket.socket | None = None
         self._until: dict[str, float] = {}
-        self._is_changed = False
+        self._attempts: Counter[str] = Counter()
 
     def watch(self, descriptor: int) -> None:
         """The descriptor that listens; a copy of it is kept."""
         if sys.platform == "linux":
             self._listener = socket.socket(fileno=os.dup(descriptor))
 
-    def bar(self, address: str, until: float) -> bool:
-        """Let nobody from there come to the door, from the next `settle` on.
+    def bar(self, address: str, now: float) -> None:
+        """Keep an address away for a term, and for more of them while it goes on."""
+        if self._listener is None or address in self._until or len(self._until) >= _MOST_BARRED:
+            return
+        self._until[address] = now + KEPT_AWAY_S
+        logger.warning("%s connects too often: it is kept away while it goes on", address)
+        self._attach()
 
-        False where it is barred already, or cannot be.
-        """
-        has_place = self._listener is not None and len(self._until) < _MOST_BARRED
-        if address in self._until or not has_place:
-            return False
-        self._until[address] = until
-        self._is_changed = True
-        return True
+    def came_through(self, address: str) -> None:
+        """Somebody asks to be let in; of who is barred it is counted."""
+        if address in self._until:
+            self._attempts[address] += 1
 
     def settle(self, now: float) -> None:
-        """Let those through whose time is over, and have the kernel know of all changes."""
-        over = [address for address, until in self._until.items() if until <= now]
-        for address in over:
-            del self._until[address]
-        if self._listener is None or not (over or self._is_changed):
+        """Let those come whose storm is over. To be called now and then."""
+        for address in [each for each, until in self._until.items() if until <= now]:
+            if self._attempts.pop(address, 0) >= _STORM:
+                self._until[address] = now + KEPT_AWAY_S
+            else:
+                self._until.pop(address, None)  # all are gone where the kernel takes no filter
+                self._attach()
+
+    def _attach(self) -> None:
+        """Have the kernel know who is barred now."""
+        if self._listener is None:
             return
-        self._is_changed = False
-        program = ctypes.create_string_buffer(dropping(self._until))
-        length = len(program.raw) // _INSTRUCTION.size
-        wanted = struct.pack("HP", length, ctypes.addressof(program))
+        instructions = program(self._until, self._one_in)
+        buffer = ctypes.create_string_buffer(instructions)
+        length = len(instructions) // _INSTRUCTION.size
+        wanted = struct.pack("HP", length, ctypes.addressof(buffer))
         try:
             self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, wanted)
         except OSError as error:
@@ -77,29 +96,42 @@ class Doorstep:
             self.close()
 
     def close(self) -> None:
+        self._until.clear()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
 
-def dropping(addresses: Iterable[str]) -> bytes:
-    """A program that drops what comes from these addresses and lets all else through."""
-    blocks = (_drop_from(ipaddress.ip_address(address)) for address in addresses)
-    return b"".join(blocks) + _INSTRUCTION.pack(_RETURN, 0, 0, _LET_THROUGH)
+def program(addresses: Iterable[str], one_in: int) -> bytes:
+    """Drop attempts from these addresses, but for one in so many; let all else through."""
+    let_through = _INSTRUCTION.pack(_RETURN, 0, 0, _LET_THROUGH)
+    head = [
+        _INSTRUCTION.pack(_BYTE, 0, 0, _TCP_FLAGS),
+        _INSTRUCTION.pack(_AND, 0, 0, _SYN | _ACK),
+        _INSTRUCTION.pack(_IF_EQUAL, 1, 0, _SYN),
+        let_through,
+    ]
+    blocks = (_drop_from(ipaddress.ip_address(address), one_in) for address in addresses)
+    return b"".join([*head, *blocks, let_through])
 
 
-def _drop_from(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+def _drop_from(address: ipaddress.IPv4Address | ipaddress.IPv6Address, one_in: int) -> bytes:
     """Compare the IP version, then the source, 32 bits at a time; go on behind if one differs."""
     words = struct.unpack(f">{len(address.packed) // 4}I", address.packed)
-    behind = 2 * len(words) + 1
+    behind = 2 * len(words) + 4
     block = [
-        _INSTRUCTION.pack(_LOAD_BYTE, 0, 0, _NETWORK_HEADER),
+        _INSTRUCTION.pack(_BYTE, 0, 0, _IP_HEADER),
         _INSTRUCTION.pack(_SHIFT_RIGHT, 0, 0, 4),
         _INSTRUCTION.pack(_IF_EQUAL, 0, behind, address.version),
     ]
     for at, word in zip(_SOURCE_AT[address.version], words, strict=True):
         behind -= 2
-        block.append(_INSTRUCTION.pack(_LOAD_WORD, 0, 0, _NETWORK_HEADER + at))
+        block.append(_INSTRUCTION.pack(_WORD, 0, 0, _IP_HEADER + at))
         block.append(_INSTRUCTION.pack(_IF_EQUAL, 0, behind, word))
-    block.append(_INSTRUCTION.pack(_RETURN, 0, 0, _DROP))
+    block += [
+        _INSTRUCTION.pack(_WORD, 0, 0, _RANDOM),
+        _INSTRUCTION.pack(_AND, 0, 0, one_in - 1),
+        _INSTRUCTION.pack(_IF_EQUAL, 1, 0, 0),
+        _INSTRUCTION.pack(_RETURN, 0, 0, _DROP),
+    ]
     return b"".join(block)

@@ -6,7 +6,7 @@ monitor tells of every accepted and every lost connection by file descriptor, an
 the descriptor it came over: thus a route is known to be gone without anything being sent to it.
 The library emits a loss before it closes the descriptor, so events that are read before a message
 are never about a later connection of the same number. An address that knocks too often is kept from
-the door for a while (doorstep.py), for each knock costs a handshake, whatever the answer.
+the door (doorstep.py), for each knock costs a handshake, whatever the answer.
 
 Rules of this file: without CURVE nobody gets in; a peer that names itself (a routing id of its own)
 is heard by nobody, which its first message shows and ZAP does not: there libzmq tells the id of the
@@ -16,7 +16,6 @@ ROUTER; nothing here blocks.
 import contextlib
 import functools
 import ipaddress
-import logging
 import socket
 from collections import Counter
 
@@ -26,14 +25,11 @@ from zmq.utils.monitor import parse_monitor_message
 from zchat.broker.budget import Budget
 from zchat.broker.core import Peer
 from zchat.broker.doorstep import Doorstep
-from zchat.protocol.limits import KEPT_AWAY_S
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zchat"
 _OWN_ROUTE_BYTES = 5
 _EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-
-logger = logging.getLogger("zchat.broker")
 
 
 class Gate:
@@ -87,8 +83,9 @@ class Gate:
 
     def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes], now: float) -> str:
         address = plain_address(raw)
+        self._doorstep.came_through(address)
         if not self._handshakes.take(address, now):
-            self._bar(address, now)
+            self._doorstep.bar(address, now)
             return "too many connections at once"
         if mechanism != b"CURVE" or len(credentials) != 1:
             return "CURVE only"
@@ -97,12 +94,6 @@ class Gate:
         if self._connections[address] > self._most:
             return "too many connections"
         return ""
-
-    def _bar(self, address: str, now: float) -> None:
-        """Keep an address away; when it may come again, it has what a second brings."""
-        if self._doorstep.bar(address, now + KEPT_AWAY_S):
-            self._handshakes.close(address, now + KEPT_AWAY_S - 1)
-            logger.warning("%s connects too often: not heard for %d s", address, KEPT_AWAY_S)
 
     def lost_routes(self) -> list[bytes]:
         """Read all events that wait; the routes whose connections are gone."""

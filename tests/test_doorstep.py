@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a filter of Lin
 
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 HARDLY_ANY = 1 << 31
+RATE = 32 / KEPT_AWAY_S * HARDLY_ANY / 2  # of which a storm is 32 attempts that come through
 _PATIENCE_S = 0.5
 _CONNECTED_S = 5.0
 
@@ -33,7 +34,7 @@ def listener() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def doorstep(listener: socket.socket) -> Iterator[Doorstep]:
-    made = Doorstep(HARDLY_ANY)
+    made = Doorstep(RATE, HARDLY_ANY)
     made.watch(listener.fileno())
     yield made
     made.close()
@@ -75,14 +76,14 @@ def test_while_it_goes_on_an_address_stays_barred(
     listener: socket.socket, doorstep: Doorstep
 ) -> None:
     """Those who came through by chance tell; of who is not barred nobody counts."""
-    for _ in range(8):
+    for _ in range(32):
         doorstep.came_through(ELSEWHERE)
     doorstep.bar(ELSEWHERE, 0.0)
-    for _ in range(8):
+    for _ in range(32):
         doorstep.came_through(ELSEWHERE)
     doorstep.settle(KEPT_AWAY_S)
     assert not comes_through(listener, ELSEWHERE)
-    for _ in range(7):
+    for _ in range(31):
         doorstep.came_through(ELSEWHERE)
     doorstep.settle(2 * KEPT_AWAY_S)
     assert comes_through(listener, ELSEWHERE)
@@ -117,7 +118,7 @@ def _connection(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 def test_one_in_so_many_comes_through(listener: socket.socket) -> None:
     """One in two here, of 24: that all or none did would be seen once in eight million runs."""
-    doorstep = Doorstep(2)
+    doorstep = Doorstep(RATE, 2)
     doorstep.watch(listener.fileno())
     doorstep.bar(ELSEWHERE, 0.0)
     assert 0 < sum(comes_through(listener, ELSEWHERE, 0.1) for _ in range(24)) < 24
@@ -140,24 +141,50 @@ def test_a_filter_has_a_bound_and_the_kernel_takes_it(
 
 
 def test_without_a_listening_socket_nobody_is_barred(caplog: pytest.LogCaptureFixture) -> None:
-    doorstep = Doorstep()
+    doorstep = Doorstep(RATE)
     doorstep.bar(HERE, 0.0)
     doorstep.close()
     assert not caplog.text
+
+
+def test_what_is_no_address_is_not_barred(listener: socket.socket, doorstep: Doorstep) -> None:
+    doorstep.bar("", 0.0)
+    doorstep.bar("somewhere", 0.0)
+    assert comes_through(listener, HERE)
 
 
 def test_where_the_kernel_takes_no_filter_all_goes_on(
     listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A descriptor that is no socket stands for a system that refuses; it is not asked again."""
-    doorstep = Doorstep(HARDLY_ANY)
+    doorstep = Doorstep(RATE)
     doorstep.watch(listener.fileno())
     assert doorstep._listener is not None
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), doorstep._listener.fileno())
     doorstep.bar(ELSEWHERE, 0.0)
-    doorstep.settle(KEPT_AWAY_S)
     assert "cannot be kept away" in caplog.text
+    assert ELSEWHERE not in caplog.text
     doorstep.bar(HERE, 0.0)
+    doorstep.settle(KEPT_AWAY_S)
+    assert caplog.text.count("cannot be kept away") == 1
     assert comes_through(listener, ELSEWHERE)
-    assert HERE not in caplog.text
+    doorstep.close()
+
+
+def test_what_the_kernel_took_stays_where_it_takes_no_more(
+    listener: socket.socket, doorstep: Doorstep
+) -> None:
+    """As it does where a filter grows beyond what a socket may be charged for."""
+    doorstep.bar(ELSEWHERE, 0.0)
+    assert doorstep._listener is not None
+    kept = os.dup(doorstep._listener.fileno())
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), doorstep._listener.fileno())
+    doorstep.bar(HERE, 1.0)
+    os.dup2(kept, doorstep._listener.fileno())
+    os.close(kept)
+    assert not comes_through(listener, ELSEWHERE)
+    assert comes_through(listener, HERE)
+    doorstep.settle(KEPT_AWAY_S)
+    assert comes_through(listener, ELSEWHERE)

@@ -254,9 +254,10 @@ def a_broker(folder: Path, *, settings: str = "", **env: str) -> Iterator[Broker
 class Library:
     """What libzmq tells a gate, told by hand: connections of 127.0.0.1, and who asks to get in."""
 
-    def __init__(self, connections_per_address: int) -> None:
+    def __init__(self, connections_per_address: int, handshakes: int = 1_000) -> None:
         self._context = zmq.Context()
-        self.gate = Gate(self._context, frozenset(), connections_per_address, Budget(1_000, 1))
+        budget: Budget[str] = Budget(handshakes, 1)
+        self.gate = Gate(self._context, frozenset(), connections_per_address, budget)
         self._monitor = self._context.socket(zmq.PAIR)
         self._monitor.bind("inproc://library")
         self.gate.monitor.connect("inproc://library")
@@ -278,7 +279,7 @@ class Library:
         """Whether one more from that address would get in."""
         request = [b"1.0", b"1", b"zchat", b"127.0.0.1", b"", b"CURVE", bytes(32)]
         self._asking.send_multipart(request)
-        self.gate.lost_routes()
+        self.gate.lost_routes(0.0)
         wait_for("the gate was asked", lambda: bool(self.gate.zap.poll(100)))
         self.gate.answer_waiting(0.0)
         return self._asking.recv_multipart()[2] == b"200"
@@ -305,6 +306,19 @@ def test_connections_are_counted_while_they_last(library: Library) -> None:
     assert not library.lets_in()
     library.tell(zmq.EVENT_DISCONNECTED, first)
     assert library.lets_in()
+
+
+def test_as_many_are_refused_as_came_beyond_the_rate() -> None:
+    """Whether they ask to get in or not; who has gone without asking is not refused any more."""
+    library = Library(connections_per_address=100, handshakes=2)
+    for _ in range(3):
+        library.tell(zmq.EVENT_ACCEPTED, library.connection())
+    assert [library.lets_in() for _ in range(3)] == [False, True, True]
+    silent = library.connection()
+    library.tell(zmq.EVENT_ACCEPTED, silent)
+    library.tell(zmq.EVENT_DISCONNECTED, silent)
+    assert library.lets_in()
+    library.close()
 
 
 def test_a_loss_that_is_told_before_its_beginning_counts_nothing(library: Library) -> None:

@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -386,6 +386,23 @@ def o7(folder: Path, template: Path) -> None:
         assert gets_in(here.broker.stem, PATIENCE_S), "somebody from elsewhere pays for it"
 
 
+def o7_junk(folder: Path, template: Path) -> None:
+    """Connections that never get as far as to be refused count as well."""
+    few = {**OPEN_DOOR, "ZCHAT_HANDSHAKE_BURST": "20", "ZCHAT_HANDSHAKES_PER_S": "1"}
+    with besieged(folder, template, **few) as here, ExitStack() as silent:
+        for _ in range(40):
+            with suppress(TimeoutError):
+                silent.enter_context(knocking(here.broker.stem, ELSEWHERE))
+        opened = 16
+        for _ in range(20):  # nobody tells when it was heard that they came
+            opened = sum(is_opened(here.broker.stem, ELSEWHERE) for _ in range(16))
+            if opened < 8:
+                break
+            time.sleep(0.1)
+        assert opened < 8, "whatever comes costs a handshake"
+        assert gets_in(here.broker.stem, PATIENCE_S), "somebody from elsewhere pays for it"
+
+
 def _let_in_before_a_refusal(stem: str, most: int) -> int:
     for count in range(most):
         with Peer(stem, address=ELSEWHERE) as peer:
@@ -396,16 +413,30 @@ def _let_in_before_a_refusal(stem: str, most: int) -> int:
 
 def is_opened(stem: str, address: str) -> bool:
     """Whether a bare connection from an address is taken at once."""
-    with suppress(TimeoutError):
-        socket.create_connection(address_of(stem), 0.25, (address, 0)).close()
+    with suppress(TimeoutError), knocking(stem, address):
         return True
     return False
+
+
+def knocking(stem: str, address: str) -> socket.socket:
+    """A bare connection from an address. Raises TimeoutError where it is not taken at once."""
+    return socket.create_connection(address_of(stem), 0.25, (address, 0))
 
 
 def test_O7_who_comes_too_often_is_slowed_and_nobody_else_is(
     tmp_path: Path, template: Path
 ) -> None:
     o7(tmp_path, template)
+
+
+def test_O7_who_comes_too_often_and_asks_for_nothing_is_kept_away(
+    tmp_path: Path, template: Path
+) -> None:
+    o7_junk(tmp_path, template)
+
+
+def test_O7_control_if_what_asks_for_nothing_were_heard(tmp_path: Path, template: Path) -> None:
+    red(lambda: o7_junk(tmp_path, template), "doorstep", because="whatever comes costs")
 
 
 def test_O7_control_without_rates(tmp_path: Path, template: Path) -> None:

@@ -4,15 +4,17 @@ Theory of operation. libzmq computes a whole handshake before it asks whether a 
 and in the thread that computes it everybody's messages wait. So who came too often is turned away
 where it costs nothing: a filter on the listening socket drops what would begin a connection
 (classic BPF, McCanne and Jacobson 1993; socket(7), SO_ATTACH_FILTER; no privilege is needed). An
-address is barred for handshakes it finished, so nobody can have another's barred.
+address is barred for connections that TCP has made, so nobody can have another's barred.
 
 One attempt in sixteen comes through all the same. It tells whether the storm goes on, so that what
 waits outside does not rush in only to be barred again; and who shares the address comes in, too.
+An address is let come as soon as it tries less than twice as often as it may.
 
 Rules of this file: only SYNs are dropped, never what belongs to a connection; where the system has
 no such filter nothing is barred and nothing fails; a filter names a bounded number of addresses.
 """
 
+import contextlib
 import ctypes
 import ipaddress
 import logging
@@ -27,9 +29,8 @@ from zchat.protocol.limits import KEPT_AWAY_S
 
 _MOST_BARRED = 16  # each accepted connection is charged for the filter; 20 KiB may be the most
 _ONE_IN = 16  # a power of two
-_STORM = 8  # attempts that came through within a term: as many as 25 a second
 
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module does not name it
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h; the module has no names
 _TCP_FLAGS, _SYN, _ACK = 13, 0x02, 0x10  # the data of a TCP socket's filter begins with its header
 _IP_HEADER = 0xFFF00000  # SKF_NET_OFF
 _SOURCE_AT = {4: (12,), 6: (8, 12, 16, 20)}  # in an IP header, 32 bits each
@@ -45,11 +46,14 @@ logger = logging.getLogger("zchat.broker")
 class Doorstep:
     """The filter on one listening socket. Times are seconds on any monotonic clock.
 
-    `one_in`: how many attempts there are to one that comes through; a power of two.
+    `rate`: how many connections a second an address may begin; `one_in`: how many attempts there
+    are to one that comes through, a power of two.
     """
 
-    def __init__(self, one_in: int = _ONE_IN) -> None:
+    def __init__(self, rate: float, one_in: int = _ONE_IN) -> None:
         self._one_in = one_in
+        self._storm = 2 * rate * KEPT_AWAY_S / one_in  # attempts that come through within a term
+        self._most = _MOST_BARRED
         self._listener: socket.socket | None = None
         self._until: dict[str, float] = {}
         self._attempts: Counter[str] = Counter()
@@ -61,45 +65,57 @@ class Doorstep:
 
     def bar(self, address: str, now: float) -> None:
         """Keep an address away for a term, and for more of them while it goes on."""
-        if self._listener is None or address in self._until or len(self._until) >= _MOST_BARRED:
+        if self._listener is None or address in self._until or len(self._until) >= self._most:
+            return
+        if not _is_address(address):
             return
         self._until[address] = now + KEPT_AWAY_S
-        logger.warning("%s connects too often: it is kept away while it goes on", address)
-        self._attach()
+        if self._attach():
+            logger.warning("%s connects too often: it is kept away while it goes on", address)
+        else:  # the filter that stands, stands
+            del self._until[address]
+            self._most = len(self._until)
 
     def came_through(self, address: str) -> None:
-        """Somebody asks to be let in; of who is barred it is counted."""
+        """A connection was made; of who is barred it is counted."""
         if address in self._until:
             self._attempts[address] += 1
 
     def settle(self, now: float) -> None:
         """Let those come whose storm is over. To be called now and then."""
         for address in [each for each, until in self._until.items() if until <= now]:
-            if self._attempts.pop(address, 0) >= _STORM:
+            if self._attempts.pop(address, 0) >= self._storm:
                 self._until[address] = now + KEPT_AWAY_S
             else:
-                self._until.pop(address, None)  # all are gone where the kernel takes no filter
+                del self._until[address]
                 self._attach()
 
-    def _attach(self) -> None:
-        """Have the kernel know who is barred now."""
-        if self._listener is None:
-            return
-        instructions = program(self._until, self._one_in)
-        buffer = ctypes.create_string_buffer(instructions)
-        length = len(instructions) // _INSTRUCTION.size
-        wanted = struct.pack("HP", length, ctypes.addressof(buffer))
+    def _attach(self) -> bool:
+        """Have the kernel know who is barred now; whether it takes that."""
+        assert self._listener is not None
+        instructions = ctypes.create_string_buffer(program(self._until, self._one_in))
+        length = len(instructions) // _INSTRUCTION.size  # rounded down: a NUL stands at the end
+        attached = struct.pack("HP", length, ctypes.addressof(instructions))  # struct sock_fprog
         try:
-            self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, wanted)
+            if self._until:
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+            else:
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         except OSError as error:
-            logger.warning("addresses cannot be kept away: %s", error)
-            self.close()
+            logger.warning("an address cannot be kept away: %s", error)
+            return False
+        return True
 
     def close(self) -> None:
-        self._until.clear()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+
+
+def _is_address(address: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(address))
+    return False
 
 
 def program(addresses: Iterable[str], one_in: int) -> bytes:

@@ -45,7 +45,8 @@ class Gate:
         self.allow = allow
         self._most = connections_per_address
         self._handshakes = handshakes
-        self._doorstep = Doorstep()
+        self._doorstep = Doorstep(handshakes.rate)
+        self._beyond: dict[str, set[int]] = {}  # connections to refuse when they ask, by address
         self._address_of: dict[int, str] = {}
         self._route_of: dict[int, bytes] = {}
         self._outlived: list[bytes] = []
@@ -70,22 +71,21 @@ class Gate:
         with contextlib.suppress(zmq.Again):
             while True:
                 request = self.zap.recv_multipart(zmq.NOBLOCK)
-                self.zap.send_multipart(self._answer(request, now))
+                self.zap.send_multipart(self._answer(request))
         self._doorstep.settle(now)
 
-    def _answer(self, request: list[bytes], now: float) -> list[bytes]:
+    def _answer(self, request: list[bytes]) -> list[bytes]:
         version, request_id, _, address, _, mechanism, *credentials = request
-        reason = self._why_not(address.decode(), mechanism, credentials, now)
+        reason = self._why_not(address.decode(), mechanism, credentials)
         if reason:
             self.refused += 1
             return [version, request_id, b"400", reason.encode(), b"", b""]
         return [version, request_id, b"200", b"", credentials[0].hex().encode(), b""]
 
-    def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes], now: float) -> str:
+    def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes]) -> str:
         address = plain_address(raw)
-        self._doorstep.came_through(address)
-        if not self._handshakes.take(address, now):
-            self._doorstep.bar(address, now)
+        if self._beyond.get(address):
+            self._beyond[address].pop()
             return "too many connections at once"
         if mechanism != b"CURVE" or len(credentials) != 1:
             return "CURVE only"
@@ -95,7 +95,7 @@ class Gate:
             return "too many connections"
         return ""
 
-    def lost_routes(self) -> list[bytes]:
+    def lost_routes(self, now: float) -> list[bytes]:
         """Read all events that wait; the routes whose connections are gone."""
         lost, self._outlived = self._outlived, []
         with contextlib.suppress(zmq.Again):
@@ -105,18 +105,22 @@ class Gate:
                 if event["event"] == zmq.EVENT_LISTENING:
                     self._doorstep.watch(descriptor)
                 elif event["event"] == zmq.EVENT_ACCEPTED:
-                    self._accepted(descriptor)
+                    self._accepted(descriptor, now)
                 else:
                     lost += self._gone(descriptor)
         return lost
 
-    def _accepted(self, descriptor: int) -> None:
+    def _accepted(self, descriptor: int, now: float) -> None:
         if descriptor in self._lost_early:
             self._lost_early.remove(descriptor)
             return
         address = _peer_address(descriptor)
         self._address_of[descriptor] = address
         self._connections[address] += 1
+        self._doorstep.came_through(address)
+        if not self._handshakes.take(address, now):
+            self._beyond.setdefault(address, set()).add(descriptor)
+            self._doorstep.bar(address, now)
 
     def _gone(self, descriptor: int) -> list[bytes]:
         address = self._address_of.pop(descriptor, None)
@@ -124,8 +128,10 @@ class Gate:
             self._lost_early.add(descriptor)
         else:
             self._connections[address] -= 1
+            self._beyond.get(address, set()).discard(descriptor)
             if self._connections[address] <= 0:
                 del self._connections[address]
+                self._beyond.pop(address, None)
         route = self._route_of.pop(descriptor, None)
         return [] if route is None else [route]
 

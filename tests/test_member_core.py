@@ -1278,6 +1278,58 @@ def test_after_a_rejoin_the_history_that_was_left_accuses_nobody(beating: Desk) 
     assert not beating.room.fault
 
 
+def test_after_a_rejoin_to_a_room_that_was_lost_the_history_that_was_left_accuses_nobody(
+    desk: Desk,
+) -> None:
+    """Nothing stood in the log that was accepted; who has not rejoined vouches for the former."""
+    desk.arrive(*(desk.bob.says() for _ in range(3)))
+    left, desk.shown_n, desk.tip = desk.ledger, 0, 0
+    accept(desk)
+    desk.connect()
+    desk.answer_joins()
+    desk.cast(desk.bob, beat(desk.bob, left.head(3).packed))
+    desk.disconnect()
+    desk.connect()
+    desk.answer_joins()
+    assert desk.faults == []
+    assert not desk.room.fault
+
+
+def test_who_signs_an_end_far_ahead_and_trickles_is_forgiven_no_more_than_it_delivered(
+    desk: Desk,
+) -> None:
+    desk.arrive(desk.bob.says())
+    accept(desk)
+    desk.connect()
+    (asked,) = desk.take_said(Join)
+    far = KEY.sign_head(TAG, desk.ledger.log, 2**62, bytes(32), 0)
+    desk.show(desk.ledger.end(1).but(head=far.packed), asked.req)
+    desk.show(desk.ledger.show(1, 1))
+    for _ in range(5):
+        for _ in range(20):
+            desk.pass_time(1)
+            for page in desk.take_said(Page):
+                desk.hear(Refuse(page.req, 0, "no-log", TAG, 1_000, ""))
+        desk.log(desk.bob.says())
+    assert desk.room.is_slow
+    assert desk.room.record.accepted_n <= desk.room.checked.n
+    desk.log(desk.bob.says())
+    desk.log(desk.carol.says(seen=desk.ledger.branch(2, 3).head(4).packed))
+    assert len(desk.faults) == 1
+
+
+def test_where_the_accepted_log_ends_is_what_the_first_process_was_told(desk: Desk) -> None:
+    """A server that leaves one of them waiting for it could have more forgiven."""
+    desk.arrive(*(desk.bob.says() for _ in range(4)))
+    accept(desk)
+    desk.connect()
+    desk.vault.update_room(TAG, desk.room.record, accepted_n=2)
+    desk.answer_joins()
+    record = desk.vault.room(TAG)
+    assert record is not None
+    assert record.accepted_n == desk.room.record.accepted_n == 2
+
+
 def test_our_own_key_in_a_beat_that_we_did_not_send_is_told(beating: Desk) -> None:
     beating.pass_time(1)
     (ours,) = beating.take_beats()

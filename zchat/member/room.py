@@ -282,10 +282,12 @@ class Room:
 
         Where it ended is signed, and never more than there turns out to be.
         """
+        if self.awaits_end:  # another process may have been told
+            self._renew(self._vault.room(self.tag) or self.record)
         accepted_n = self.record.accepted_n
         if accepted_n < 0:
             accepted_n = max(self.checked.n, self.checked.promised_n())
-        if caught_up:
+        if caught_up or self.is_slow:  # who signs an end far ahead and then trickles gains nothing
             accepted_n = min(accepted_n, self.checked.n)
         if accepted_n != self.record.accepted_n:
             self._save(accepted_n=accepted_n)
@@ -467,7 +469,7 @@ class Room:
             before_us = header.timestamp_ms < self._began_ms
             return [*self.transcript.own_key_rows(beat.incarnation, 0, before_us=before_us)]
         head = seen_head(beat)
-        has_rejoined = self.record.accepted_n != 0
+        has_rejoined = self.record.rejoins > 0 or self.record.accepted_n != 0
         verdict = self.checked.witness(head, keep=not has_rejoined)
         rows: list[Happening] = []
         if has_rejoined and verdict in (Seen.FORK, Seen.OTHER_LOG):
@@ -509,6 +511,8 @@ class Room:
         n, promised_n = self.checked.n, self.checked.promised_n()
         late = self._delivery.tick(passed, n, promised_n, self.tip, following=following)
         self.transcript.caught_up = self.transcript.caught_up or self.is_slow
+        if self.is_slow and not self.awaits_end:
+            self._settle_accepted(caught_up=False)
         if now - self._owed_at >= _OWED_S:  # what is reached by then costs no commit
             self._owed_at = now
             self._keep_owed()

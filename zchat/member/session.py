@@ -276,6 +276,7 @@ class Session:
         room.unacknowledged += received
         told, room.window = room.window, self._timing.window_bytes
         room.deaths = room.gaps = 0
+        room.asks_end = False
         if room.followed and not room.subscribed and self.phase is Phase.READY:
             return self._join([room], now)
         if room.subscribed and room.unacknowledged * 2 >= max(told, 1):

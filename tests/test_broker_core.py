@@ -1811,6 +1811,66 @@ def test_of_what_is_tried_one_entry_is_read() -> None:
     assert [len(got.ids) for got in alice.take()] == [39]
 
 
+def test_a_pipe_with_many_rooms_is_tried_as_often_as_one_with_a_single_room() -> None:
+    desk = Desk()
+    rooms = [b"%16d" % number for number in range(60)]
+    for room in rooms:
+        desk.write(2, room=room)
+    desk.write(2)
+    crowd = [desk.connect() for _ in range(8)]
+    for greedy in crowd:
+        greedy.pipe_full = True
+        greedy.join(*(place(room=room) for room in rooms))
+    desk.settle()
+    modest = desk.connect()
+    modest.pipe_full = True
+    modest.join(desk.at(0))
+    desk.settle()
+    modest.pipe_full = False
+    for _ in range(3):
+        desk.turn()
+    assert sum(len(got.ids) for got in modest.take()) == 2
+    crowd[0].pipe_full = False
+    for _ in range(4):
+        desk.turn()
+    assert sum(len(got.ids) for got in crowd[0].take()) == 120
+
+
+def test_a_cursor_with_nothing_to_send_does_not_tell_of_its_pipe() -> None:
+    """It stood before entries when the pipe was full; then its member closed its window."""
+    desk = Desk()
+    desk.write(3)
+    desk.write(3, room=OTHER)
+    alice = desk.connect()
+    alice.join(desk.at(0), place(room=OTHER))
+    alice.pipe_full = True
+    desk.settle()
+    alice.join(place(room=OTHER, window=0))
+    for _ in range(6):
+        desk.turn()
+        assert not desk.core.has_work
+    assert desk.is_stuck()
+    alice.pipe_full = False
+    desk.settle()
+    desk.settle()
+    assert {got.entries.room for got in alice.take()} == {ROOM, OTHER}
+    assert not desk.is_stuck()
+
+
+def test_what_could_not_be_sent_to_who_has_left_since_is_forgotten() -> None:
+    desk = Desk()
+    desk.write(1)
+    alice = desk.connect()
+    alice.join(desk.at(0))
+    desk.commit()
+    (send,) = desk.core.serve()
+    alice.say(Leave(7, ROOM))
+    desk.core.unsent(send)
+    assert not desk.is_stuck()
+    desk.core.closed(alice.route)
+    desk.settle()
+
+
 def test_who_leaves_with_a_full_pipe_is_not_served_again() -> None:
     desk = Desk()
     desk.write(1)

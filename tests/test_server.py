@@ -26,6 +26,8 @@ from tests.processes import PATIENCE_S, ZCHAT, environment, wait_for, zchat
 from tests.test_broker_core import WEIGHT, Desk, envelope
 from tests.test_gate import ROOM, Peer, a_broker
 from zchat.broker.audit import audit_lines
+from zchat.broker.send import Send
+from zchat.broker.server import _Late
 from zchat.broker.start import open_log
 from zchat.errors import Exit
 from zchat.files import take_lock
@@ -176,6 +178,36 @@ def test_who_is_slow_to_read_still_hears_that_it_stops_and_is_waited_for(tmp_pat
         assert member.expect(Refuse).code == "stopping"
         member.close()
         assert broker.wait() == 0
+
+
+def test_who_reads_gets_every_receipt_though_a_turn_has_more_than_a_pipe_holds(
+    tmp_path: Path,
+) -> None:
+    """A receipt for each room: 250 messages are enough for libzmq to think that nobody reads."""
+    settings = "rooms_per_access_key = 4096\n"
+    with a_broker(tmp_path, settings=settings) as broker, Peer(broker.stem) as author:
+        author.hello()
+        for first in range(0, 1_024, 128):
+            rooms = [b"%16d" % number for number in range(first, first + 128)]
+            for room in rooms:
+                author.say(Post(room, 1), envelope(first))
+            assert {author.expect(Stored).room for _ in rooms} == {*rooms}
+
+
+def test_answers_that_met_a_full_pipe_are_kept_for_a_moment_and_within_a_bound() -> None:
+    late, answer = _Late(), Send(b"route", (bytes(1_024 * 1_024),))
+    assert late.take(0.0) == []
+    for _ in range(3):
+        late.add(answer)
+    assert late.take(0.5) == [answer, answer]
+    late.add(answer)
+    assert late.take(0.9) == [answer]
+    late.add(answer)
+    assert late.take(1.0) == [], "whoever reads had time enough"
+    late.add(answer)
+    assert late.waits
+    assert late.take(1.1) == [answer], "the next one has a moment of its own"
+    assert not late.waits
 
 
 def test_a_reader_who_has_stopped_reading_does_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ open. Everything else (answers, pages, cursors that are behind) waits in line, a
 turns, a bounded number of bytes in each turn of the broker.
 
 A pipe that is full cannot be asked whether it still is. So a cursor that met one leaves the line,
-and now and then one entry of it is tried; what had been read for it in vain would cost the others
-their turn.
+and now and then one entry of one cursor of that pipe is tried; what had been read for it in vain
+would cost the others their turn.
 
 Rules of this file: bytes under way never exceed the window, but for one entry; a cursor whose
 frames could not be sent stands where it stood.
@@ -102,8 +102,9 @@ class Cursors:
         self._readers: dict[bytes, _Reader] = {}
         self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
         self._waiting: deque[_Reader] = deque()
-        self._stuck: dict[Subscription, None] = {}  # their pipe was full; in the order of retries
-        self._tried: dict[Subscription, None] = {}  # since then one entry was sent, and not refused
+        # Both are sets in the order of retries. By route, whose pipe was full: its cursors.
+        self._stuck: dict[bytes, dict[Subscription, None]] = {}
+        self._tried: dict[Subscription, None] = {}  # one entry was sent, and not refused yet
 
     # ---- words ----
 
@@ -202,7 +203,7 @@ class Cursors:
         subscription = reader.subscriptions.pop(room, None)
         if subscription is None:
             return ()
-        self._stuck.pop(subscription, None)
+        self._no_longer_stuck(subscription)
         self._tried.pop(subscription, None)
         del self._by_room[room][reader.route]
         if not self._by_room[room]:
@@ -311,11 +312,25 @@ class Cursors:
         Of several in one turn the first counts: the others were moved on from there.
         """
         held, former = send.subscription, send.former
-        if held is None or former is None or held in self._stuck:
+        if held is None or former is None or self._is_stuck(held) or not self._is_current(held):
             return
         held.cursor, held.cursor_weight, held.needs_lineage, held.answering = former
         self._tried.pop(held, None)
-        self._stuck[held] = None
+        self._stuck.setdefault(held.route, {})[held] = None
+
+    def _is_current(self, held: Subscription) -> bool:
+        """Whether its member has neither left nor subscribed anew."""
+        reader = self._readers.get(held.route)
+        return reader is not None and reader.subscriptions.get(held.room) is held
+
+    def _is_stuck(self, held: Subscription) -> bool:
+        return held in self._stuck.get(held.route, ())
+
+    def _no_longer_stuck(self, held: Subscription) -> None:
+        if self._is_stuck(held):
+            del self._stuck[held.route][held]
+            if not self._stuck[held.route]:
+                del self._stuck[held.route]
 
     # ---- in line ----
 
@@ -330,14 +345,18 @@ class Cursors:
         return bool(self._stuck or self._tried)
 
     def retry_stuck(self) -> None:
-        """Put whose pipe took an entry in line again; try one entry of some others."""
-        recovered, self._tried = self._tried, {}
-        for subscription in recovered:
-            self._queue(subscription)
-        for subscription in list(itertools.islice(self._stuck, _RETRIED_AT_ONCE)):
-            del self._stuck[subscription]
-            self._tried[subscription] = None
-            self._queue(subscription)
+        """Put all of a pipe that took an entry in line again; try one entry of some others."""
+        for recovered in [tried for tried in self._tried if not tried.queued]:
+            del self._tried[recovered]
+            for held in (recovered, *self._stuck.pop(recovered.route, ())):
+                self._queue(held)
+        for route in list(itertools.islice(self._stuck, _RETRIED_AT_ONCE)):
+            stuck = self._stuck.pop(route)
+            held, _ = stuck.popitem()
+            if stuck:
+                self._stuck[route] = stuck  # behind all others
+            self._tried[held] = None
+            self._queue(held)
 
     def _queue(self, subscription: Subscription) -> None:
         if not subscription.queued:
@@ -370,8 +389,8 @@ class Cursors:
     def _serve(self, reader: _Reader, due: _Due) -> Send | None:
         if isinstance(due, Subscription):
             due.queued = False
-            current = reader.subscriptions.get(due.room) is due and due not in self._stuck
-            return self._serve_subscription(due) if current else None
+            is_due = self._is_current(due) and not self._is_stuck(due)
+            return self._serve_subscription(due) if is_due else None
         if isinstance(due, Page):
             reader.pages -= 1
             return Send(reader.route, self._page_frames(due))
@@ -402,6 +421,7 @@ class Cursors:
             return Send(held.route, self._answer_frames(answer))
         batch = self._next_batch(held, tip)
         if batch is None:
+            self._tried.pop(held, None)  # nothing was sent that could tell
             return None
         births = tip.births if held.needs_lineage else ()
         req = held.answering[0] if held.answering else 0

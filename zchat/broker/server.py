@@ -45,6 +45,8 @@ _STUCK_POLL_MS = 20
 _FAREWELL_MS = 1_000
 _EXPIRY_S = 1.0
 _WORTH_SHARING_BYTES = 2_048
+_LATE_S = 1.0
+_MOST_LATE_BYTES = 2 * 1024 * 1024
 _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)  # joining them anew takes as long as a send
 
@@ -108,6 +110,7 @@ class Server:
         self._hung_up = threading.Event()
         self._expires_at = 0.0
         self._retries_at = 0.0
+        self._late = _Late()
 
     def _make_router(self, keys: BrokerKeys) -> "zmq.Socket[bytes]":
         router = self._context.socket(zmq.ROUTER)
@@ -175,12 +178,14 @@ class Server:
     def _poll_ms(self) -> int:
         if self._core.has_work or self._core.full:
             return 0
-        return _STUCK_POLL_MS if self._core.has_stuck else _IDLE_POLL_MS
+        is_stuck = self._core.has_stuck or self._late.waits
+        return _STUCK_POLL_MS if is_stuck else _IDLE_POLL_MS
 
     def _turn(self) -> None:
         now = time.monotonic()
         self._forget_lost()
         self._gate.answer_waiting(now)
+        self._send(self._late.take(now))
         self._drain(now)
         self._commit()
         if now >= self._retries_at:
@@ -237,7 +242,7 @@ class Server:
         return True
 
     def _forget_lost(self) -> None:
-        for route in self._gate.lost_routes():
+        for route in self._gate.lost_routes(time.monotonic()):
             self._core.closed(route)
 
     def _commit(self) -> None:
@@ -259,21 +264,38 @@ class Server:
         shared = _Shared()
         for send in sends:
             if send.route in full:  # nothing may pass what could not be sent
-                self._core.unsent(send)
+                self._unsent(send)
                 continue
             try:
-                self._put(send.route, _MORE)
+                self._begin(send.route)
                 for frame in send.frames[:-1]:
                     self._put(frame, _MORE)
                 last = shared.once(send.frames[-1])
                 self._put(last, _LAST, copy=isinstance(last, bytes))
             except zmq.Again:
                 full.add(send.route)
-                self._core.unsent(send)
+                self._unsent(send)
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
                 self._core.closed(send.route)
+
+    def _unsent(self, send: Send) -> None:
+        self._core.unsent(send)
+        if send.subscription is None:  # no cursor goes back to it
+            self._late.add(send)
+
+    def _begin(self, route: bytes) -> None:
+        """The first frame of a message; raises zmq.Again where the route's pipe is full.
+
+        While much is sent, libzmq looks only now and then at what its own threads have taken out
+        of the pipes; that it looks now is what asking for events does.
+        """
+        try:
+            self._put(route, _MORE)
+        except zmq.Again:
+            self._router.getsockopt(zmq.EVENTS)
+            self._put(route, _MORE)
 
     def _say_farewell(self, text: str = "") -> None:
         """Tell everybody, and wait a little until they have gone of their own accord.
@@ -318,6 +340,38 @@ class _Shared:
         if self._frame is None:
             self._frame = zmq.Frame(frame, copy=False)
         return self._frame
+
+
+class _Late:
+    """Answers that met a full pipe are tried again for a moment, and then lost.
+
+    Who reads at all has made room by then: what one turn has to say may be more than a pipe holds.
+    Who does not read asks again when it does.
+    """
+
+    def __init__(self) -> None:
+        self._sends: list[Send] = []
+        self._bytes = 0
+        self._until = 0.0
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._sends)
+
+    def add(self, send: Send) -> None:
+        """Keep one, if there is room for it."""
+        size = sum(map(len, send.frames))
+        if self._bytes + size <= _MOST_LATE_BYTES:
+            self._sends.append(send)
+            self._bytes += size
+
+    def take(self, now: float) -> list[Send]:
+        """What to try now, in order: nothing is kept, but what is added again."""
+        sends, self._sends, self._bytes = self._sends, [], 0
+        is_over = now >= self._until
+        if is_over or not sends:
+            self._until = now + _LATE_S
+        return [] if is_over else sends
 
 
 def _prepare_process() -> None:

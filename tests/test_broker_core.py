@@ -1836,8 +1836,8 @@ def test_a_pipe_with_many_rooms_is_tried_as_often_as_one_with_a_single_room() ->
     assert sum(len(got.ids) for got in crowd[0].take()) == 120
 
 
-def test_a_cursor_with_nothing_to_send_does_not_tell_of_its_pipe() -> None:
-    """It stood before entries when the pipe was full; then its member closed its window."""
+def test_who_closes_its_window_while_its_pipe_is_full_is_answered_when_it_reads() -> None:
+    """And the room beside it goes on; until then nobody works for either."""
     desk = Desk()
     desk.write(3)
     desk.write(3, room=OTHER)

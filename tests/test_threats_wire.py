@@ -648,6 +648,9 @@ def r28(folder: Path, template: Path) -> None:
         alice.type("two\n")
         bob.expect("alice~.*: two$")
         alice.expect("two$")
+        alice.type("three\n")  # what comes after the giant comes by a fresh connection
+        bob.expect("alice~.*: three$")
+        alice.expect("three$")
         assert "offline since" in alice.err + bob.err, "a frame of a megabyte was taken"
         for member in (alice, bob):
             assert peak_bytes(member.process.pid) < 150 * 1024 * 1024

@@ -100,6 +100,15 @@ def test_both_versions_of_ip_can_be_kept_away(listener: socket.socket, doorstep:
     assert comes_through(listener, HERE)
 
 
+def test_a_network_is_kept_away_whole(listener: socket.socket, doorstep: Doorstep) -> None:
+    """By its first 64 bits; the next network comes in."""
+    doorstep.bar("0:0:0:1::/64", 0.0)
+    assert comes_through(listener, "::1")
+    doorstep.bar("::/64", 0.0)
+    assert not comes_through(listener, "::1")
+    assert comes_through(listener, HERE)
+
+
 def test_who_is_in_already_is_heard(listener: socket.socket, doorstep: Doorstep) -> None:
     """From before there was a filter, and with one that names its own address inherited."""
     ends = [_connection(listener)]

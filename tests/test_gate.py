@@ -24,7 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from tests.processes import PATIENCE_S, Broker, World, environment, wait_for
 from zchat.broker.budget import Budget
-from zchat.broker.gate import ZAP_ADDRESS, Gate
+from zchat.broker.gate import ZAP_ADDRESS, Gate, counted_as
 from zchat.member.invite import parse_invite
 from zchat.protocol.ledger import NO_LOG
 from zchat.protocol.limits import MAX_MESSAGE_BYTES, MAX_WORD_BYTES
@@ -331,6 +331,24 @@ def test_a_loss_that_is_told_before_its_beginning_counts_nothing(library: Librar
     for descriptor in used[:2]:
         library.tell(zmq.EVENT_ACCEPTED, descriptor)
     assert not library.lets_in()
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2600:1:2:3::1", "2600:1:2:3::/64"),
+        ("2600:1:2:3:ffff:ffff:ffff:ffff", "2600:1:2:3::/64"),
+        ("2600:1:2:4::1", "2600:1:2:4::/64"),
+        ("fe80::1%eth0", "fe80::1"),  # of a network whose addresses are several people's
+        ("fd00::1", "fd00::1"),
+        ("::1", "::1"),
+        ("", ""),
+    ],
+)
+def test_who_has_a_network_of_addresses_counts_as_one(address: str, counted: str) -> None:
+    assert counted_as(address) == counted
 
 
 def test_a_descriptor_that_is_no_connection_any_more_is_nobodys_address(library: Library) -> None:

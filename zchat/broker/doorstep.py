@@ -10,6 +10,8 @@ One attempt in sixteen comes through all the same. It tells whether the storm go
 waits outside does not rush in only to be barred again; and who shares the address comes in, too.
 An address is let come as soon as it tries less than twice as often as it may.
 
+An address here is one, or a network of them with a prefix of whole 32 bits.
+
 Rules of this file: only SYNs are dropped, never what belongs to a connection; where the system has
 no such filter nothing is barred and nothing fails; a filter names a bounded number of addresses.
 """
@@ -33,7 +35,8 @@ _ONE_IN = 16  # a power of two
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h; the module has no names
 _TCP_FLAGS, _SYN, _ACK = 13, 0x02, 0x10  # the data of a TCP socket's filter begins with its header
 _IP_HEADER = 0xFFF00000  # SKF_NET_OFF
-_SOURCE_AT = {4: (12,), 6: (8, 12, 16, 20)}  # in an IP header, 32 bits each
+_SOURCE_AT = {4: _IP_HEADER + 12, 6: _IP_HEADER + 8}
+_WORD_BITS = 32
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 
 _BYTE, _WORD, _AND, _SHIFT_RIGHT, _IF_EQUAL, _RETURN = 0x30, 0x20, 0x54, 0x74, 0x15, 0x06
@@ -67,7 +70,7 @@ class Doorstep:
         """Keep an address away for a term, and for more of them while it goes on."""
         if self._listener is None or address in self._until or len(self._until) >= self._most:
             return
-        if not _is_address(address):
+        if not _is_network(address):
             return
         self._until[address] = now + KEPT_AWAY_S
         if self._attach():
@@ -112,9 +115,9 @@ class Doorstep:
             self._listener = None
 
 
-def _is_address(address: str) -> bool:
+def _is_network(address: str) -> bool:
     with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(address))
+        return ipaddress.ip_network(address).prefixlen % _WORD_BITS == 0
     return False
 
 
@@ -127,22 +130,23 @@ def program(addresses: Iterable[str], one_in: int) -> bytes:
         _INSTRUCTION.pack(_IF_EQUAL, 1, 0, _SYN),
         let_through,
     ]
-    blocks = (_drop_from(ipaddress.ip_address(address), one_in) for address in addresses)
+    blocks = (_drop_from(ipaddress.ip_network(address), one_in) for address in addresses)
     return b"".join([*head, *blocks, let_through])
 
 
-def _drop_from(address: ipaddress.IPv4Address | ipaddress.IPv6Address, one_in: int) -> bytes:
+def _drop_from(network: ipaddress.IPv4Network | ipaddress.IPv6Network, one_in: int) -> bytes:
     """Compare the IP version, then the source, 32 bits at a time; go on behind if one differs."""
-    words = struct.unpack(f">{len(address.packed) // 4}I", address.packed)
+    packed = network.network_address.packed[: network.prefixlen // 8]
+    words = struct.unpack(f">{network.prefixlen // _WORD_BITS}I", packed)
     behind = 2 * len(words) + 4
     block = [
         _INSTRUCTION.pack(_BYTE, 0, 0, _IP_HEADER),
         _INSTRUCTION.pack(_SHIFT_RIGHT, 0, 0, 4),
-        _INSTRUCTION.pack(_IF_EQUAL, 0, behind, address.version),
+        _INSTRUCTION.pack(_IF_EQUAL, 0, behind, network.version),
     ]
-    for at, word in zip(_SOURCE_AT[address.version], words, strict=True):
+    for at, word in enumerate(words):
         behind -= 2
-        block.append(_INSTRUCTION.pack(_WORD, 0, 0, _IP_HEADER + at))
+        block.append(_INSTRUCTION.pack(_WORD, 0, 0, _SOURCE_AT[network.version] + 4 * at))
         block.append(_INSTRUCTION.pack(_IF_EQUAL, 0, behind, word))
     block += [
         _INSTRUCTION.pack(_WORD, 0, 0, _RANDOM),

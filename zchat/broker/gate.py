@@ -29,6 +29,7 @@ from zchat.broker.doorstep import Doorstep
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zchat"
 _OWN_ROUTE_BYTES = 5
+_SUBSCRIBER_BITS = 64
 _EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 
 
@@ -83,7 +84,7 @@ class Gate:
         return [version, request_id, b"200", b"", credentials[0].hex().encode(), b""]
 
     def _why_not(self, raw: str, mechanism: bytes, credentials: list[bytes]) -> str:
-        address = plain_address(raw)
+        address = counted_as(raw)
         if self._beyond.get(address):
             self._beyond[address].pop()
             return "too many connections at once"
@@ -151,7 +152,7 @@ class Gate:
         if former != route:  # its last words were read only after its loss was told
             self._outlived.append(former)
         self._route_of[descriptor] = route
-        return Peer(access_key, plain_address(str(frame.get("Peer-Address"))))
+        return Peer(access_key, counted_as(str(frame.get("Peer-Address"))))
 
     def close(self) -> None:
         self.monitor.close()
@@ -160,12 +161,19 @@ class Gate:
 
 
 @functools.lru_cache(1_024)  # in a storm, a quarter of the server's time without
-def plain_address(address: str) -> str:
-    """An IPv4 address that came over an IPv6 socket is the same address."""
+def counted_as(address: str) -> str:
+    """What limits go by: an address, or of one of the world's IPv6 its network of 64 bits, for who
+    has one of these addresses has them all (RFC 6177). What is no address stays as it is.
+    """
     with contextlib.suppress(ValueError):
         parsed = ipaddress.ip_address(address.partition("%")[0])
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return str(mapped or parsed)
+        if parsed.version == 4:
+            return str(parsed)
+        if parsed.ipv4_mapped:  # came over an IPv6 socket, and is the same address
+            return str(parsed.ipv4_mapped)
+        if parsed.is_global:
+            return str(ipaddress.ip_network((parsed, _SUBSCRIBER_BITS), strict=False))
+        return str(parsed)
     return address
 
 
@@ -177,7 +185,7 @@ def _peer_address(descriptor: int) -> str:
         return ""
     try:
         name = borrowed.getpeername()
-        return plain_address(name[0]) if isinstance(name, tuple) else ""  # else no network's
+        return counted_as(name[0]) if isinstance(name, tuple) else ""  # else no network's
     except OSError:
         return ""
     finally:

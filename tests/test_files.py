@@ -18,6 +18,7 @@ import pytest
 from tests.processes import finished, mode, python, umask
 from zchat.errors import StoreBusy, StoreFull, StoreTrouble
 from zchat.files import (
+    is_locked,
     lock_file,
     make_once,
     private_folder,
@@ -296,6 +297,17 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(StoreBusy):
         take_lock(tmp_path / "file")
     second.release()
+
+
+def test_who_asks_whether_a_file_is_locked_is_not_taken_for_its_owner(tmp_path: Path) -> None:
+    """Another asks at the same instant; nothing is left behind where nobody ever locked it."""
+    assert not is_locked(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    with take_lock(tmp_path / "file"):
+        assert is_locked(tmp_path / "file")
+    with lock_file(tmp_path / "file").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not is_locked(tmp_path / "file")
 
 
 def test_a_program_started_meanwhile_does_not_hold_the_lock(tmp_path: Path) -> None:

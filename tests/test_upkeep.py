@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tests.processes import Running, Terminal, World, wait_for, zchat
+from tests.processes import ZCHAT, Running, Terminal, World, environment, wait_for, zchat
+from tests.test_server import BOUND
 from zchat.broker.pulse import Pulse
 from zchat.broker.retention import Keep, Retention
 from zchat.config import BrokerConfig
@@ -168,6 +169,27 @@ def test_doctor_goes_on_where_settings_cannot_be_used(
     others = {line for line in sound.stdout.splitlines() if re.search("secrets|as alice", line)}
     assert len(others) >= 3
     assert others <= set(told.stdout.splitlines())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's own")
+def test_doctor_goes_on_where_it_may_not_look(here: World) -> None:
+    """One finding more, and the members are looked at all the same."""
+    home = here.home("alice")
+    assert here.run("alice", "send", here.broker.invite(), "one").returncode == 0
+    shut = home / "broker"
+    shut.mkdir(mode=0)
+    told = subprocess.run(
+        [*BOUND, *ZCHAT, "doctor"],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    shut.chmod(0o700)
+    assert (told.returncode, told.stderr) == (1, "")
+    assert f"!!  server's store\n      The store {shut} failed: Permission denied" in told.stdout
+    assert "lobby at " in told.stdout
 
 
 def test_doctor_looks_through_every_page(here: World) -> None:

@@ -110,9 +110,24 @@ def take_lock(path: Path, *, wait_s: float = 0.0) -> Lock:
     return Lock(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `path`; several may ask at once.
+
+    Raises StoreTrouble where that cannot be found out.
+    """
+    with storage_errors(path):
+        if not lock_file(path).exists():
+            return False
+        descriptor = os.open(lock_file(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         return True
     return False
 

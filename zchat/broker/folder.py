@@ -12,8 +12,8 @@ from typing import NamedTuple
 import zmq
 from zmq.utils import z85
 
-from zchat.errors import StoreBusy, StoreTrouble, StoreUnreadable
-from zchat.files import make_once, take_lock, write_private
+from zchat.errors import StoreTrouble, StoreUnreadable
+from zchat.files import is_locked, make_once, write_private
 from zchat.protocol.ledger import LogKey
 from zchat.protocol.limits import KEY_BYTES
 
@@ -71,14 +71,7 @@ def announced(folder: Path) -> str | None:
 
 def is_running(folder: Path) -> bool:
     """Whether a broker holds the store. Raises StoreTrouble where that cannot be found out."""
-    path = log_path(folder)
-    if not path.exists():
-        return False
-    try:
-        take_lock(path).release()
-    except StoreBusy:
-        return True
-    return False
+    return is_locked(log_path(folder))
 
 
 def retract(folder: Path) -> None:

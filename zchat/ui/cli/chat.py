@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from zchat.broker.folder import announced, log_path
+from zchat.broker.folder import announced, is_running, log_path
 from zchat.config import DEFAULT_PORT, BrokerConfig, home, load
 from zchat.errors import CannotListen, Exit, StoreBusy
-from zchat.files import private_folder, take_lock
+from zchat.files import private_folder
 from zchat.member.invite import Invite, parse_invite
 from zchat.member.profile import Opened, Place, same_place
 from zchat.member.room import Room
@@ -262,12 +262,10 @@ def _server(listen: str | None, advertise: str | None) -> Iterator[tuple[Invite,
     With it comes the command that would keep it running, empty where it runs already.
     """
     folder = private_folder(home() / "broker")
-    try:
-        take_lock(log_path(folder)).release()
-    except StoreBusy:
+    if is_running(folder):
         running = announced(folder)
         if running is None:
-            raise
+            raise StoreBusy(path=log_path(folder))
         say("A server of this profile is running already; using it.")
         yield parse_invite(running), ""
         return

@@ -11,21 +11,20 @@ from typing import NamedTuple
 
 import click
 
-from zchat.broker.folder import log_path
+from zchat.broker.folder import is_running, log_path
 from zchat.config import MemberConfig, home, problems
 from zchat.database import Access
 from zchat.errors import (
     BadConfig,
     Exit,
     KeyringTrouble,
-    StoreBusy,
     StoreEmpty,
     StoreFull,
     StoreOlder,
     StoreUnreadable,
     ZchatError,
 )
-from zchat.files import take_lock
+from zchat.files import storage_errors
 from zchat.log.ends import lost
 from zchat.log.sound import damages
 from zchat.log.sqlite import SqliteLog
@@ -108,8 +107,20 @@ def _examine(folder: Path) -> Iterator[Finding]:
     yield _space(folder)
     yield from _settings()
     yield from _readable_by_others(folder)
-    yield from _server(folder / "broker")
-    profile = _profile(folder)
+    yield from _or_why_not("server's store", folder / "broker", _server(folder / "broker"))
+    yield from _or_why_not("members", folder / "members", _members(_profile(folder)))
+
+
+def _or_why_not(subject: str, where: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """What is found, up to where nobody may look."""
+    try:
+        with storage_errors(where):
+            yield from findings
+    except ZchatError as error:
+        yield Finding(subject, error.sentence, error.advice)
+
+
+def _members(profile: Profile) -> Iterator[Finding]:
     for member in profile.members():
         try:
             vault = vault_of(profile, member)
@@ -166,11 +177,7 @@ def _server(folder: Path) -> Iterator[Finding]:
                 "Put a backup in its place: zchat broker restore FILE",
             )
         return
-    try:
-        take_lock(path).release()
-        state = "not running"
-    except StoreBusy:
-        state = "running"
+    state = "running" if is_running(folder) else "not running"
     subject = f"server's store {path} ({state})"
     try:
         missing = lost(path)

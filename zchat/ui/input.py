@@ -22,8 +22,17 @@ _MOST_NAMED = 5
 
 
 def whole_text(text: str) -> str:
-    """A text that was typed or given as an argument: what was not UTF-8 is replaced in sight."""
+    """A text that was typed at a terminal: what was not UTF-8 is replaced, in sight."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def whole_argument(text: str) -> str:
+    """A text of the command line, as it is. Raises NotUtf8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps such bytes as halves of surrogates
+        raise NotUtf8(what="the text on the command line") from None
+    return text
 
 
 class TooLong:

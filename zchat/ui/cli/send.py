@@ -13,7 +13,7 @@ from zchat.member.rows import Confirmed, Event, Notice, ServerSays
 from zchat.protocol.limits import MAX_TEXT_BYTES
 from zchat.ui.cli.access import Access, access_options, open_room, room_argument
 from zchat.ui.cli.common import complain, config_for, has_terminal, run, say, timeout_option
-from zchat.ui.input import LineInput, refusals, whole_input, whole_text
+from zchat.ui.input import LineInput, refusals, whole_argument, whole_input
 from zchat.ui.plain import not_confirmed
 from zchat.ui.visit import History, Visit
 
@@ -65,9 +65,8 @@ def send(
     """
     if text is None and has_terminal():
         raise NothingToSay
+    given = None if text is None or text == "-" else whole_argument(text)
     opened = open_room(room, access)
-    from_stdin = text is None or text == "-"
-    given = None if text is None or from_stdin else whole_text(text)
     job = _Sending(opened, given, whole=whole, anyway=anyway, to_be_seen=wait == "seen")
     config = config_for(timeout_s=timeout)
     return run(job.run(config, may_be_empty=access.new, may_be_weak=weak_passphrase))

@@ -421,7 +421,6 @@ class Cursors:
             return Send(held.route, self._answer_frames(answer))
         batch = self._next_batch(held, tip)
         if batch is None:
-            self._tried.pop(held, None)  # nothing was sent that could tell
             return None
         births = tip.births if held.needs_lineage else ()
         req = held.answering[0] if held.answering else 0

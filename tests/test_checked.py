@@ -376,6 +376,18 @@ def test_entries_beyond_the_next_place_are_asked_for_again(ledger: Ledger, reade
     assert reader.checked.n == 5
 
 
+def test_entries_that_come_before_the_first_ones_are_asked_for_again(ledger: Ledger) -> None:
+    """What said where their log comes from was lost in between; what they promise is owed."""
+    reader = Reader(ledger)
+    later = ledger.show(2, 4).but(lineage=())
+    assert reader.take(later).step is Step.GAP
+    assert (reader.checked.log, reader.checked.promised_n()) == (NO_LOG, 4)
+    reader.refuses(later.but(log=bytes(32)), "did not sign for this log")
+    reader.refuses(ledger.show(1, 4).but(lineage=()), "where its log comes from")
+    reader.refuses(ledger.end().but(lineage=()), "where its log comes from")
+    assert reader.take(ledger.show(1, 4)).step is Step.ON
+
+
 def test_what_is_known_is_compared_and_skipped(ledger: Ledger, reader: Reader) -> None:
     segment = reader.look(ledger.show(3, 8))
     assert [entry.n for entry in segment.entries] == [6, 7, 8]

@@ -124,18 +124,19 @@ class CheckedLog:
         head = Head.unpack(word.head)
         self._check_head(word, head)
         if self.log == NO_LOG:
-            first_log = self._read_lineage(word)
-            if first_log[0].log != word.log:
-                raise ServerContradiction("its log is not the one it was born as")
-            self._check_owed_logs(first_log)
+            if word.lineage or word.first == 1 or not items:  # else what names it was lost before
+                self._check_first_log(word)
         elif word.log != self.log:
             return self._new_log(word, head)
         if not items:
             return self._check_end(word, head)
         return self._check_entries(word, items, head, asked_ids=asked_ids)
 
-    def _check_owed_logs(self, lineage: tuple[Genesis, ...]) -> None:
+    def _check_first_log(self, word: Entries) -> None:
         """What is owed to who begins anew stands in the log that is shown, or in a former one."""
+        lineage = self._read_lineage(word)
+        if lineage[0].log != word.log:
+            raise ServerContradiction("its log is not the one it was born as")
         shown = {log.log for log in lineage}
         for head in self._owed:
             if head.log not in shown:

@@ -381,10 +381,11 @@ def test_entries_that_come_before_the_first_ones_are_asked_for_again(ledger: Led
     reader = Reader(ledger)
     later = ledger.show(2, 4).but(lineage=())
     assert reader.take(later).step is Step.GAP
-    assert (reader.checked.log, reader.checked.promised_n()) == (NO_LOG, 4)
+    assert reader.take(ledger.end().but(lineage=(), first=10)).step is Step.GAP
+    assert (reader.checked.log, reader.checked.promised_n()) == (NO_LOG, 9)
     reader.refuses(later.but(log=bytes(32)), "did not sign for this log")
     reader.refuses(ledger.show(1, 4).but(lineage=()), "where its log comes from")
-    reader.refuses(ledger.end().but(lineage=()), "where its log comes from")
+    reader.refuses(ledger.end().but(lineage=(), first=1), "where its log comes from")
     assert reader.take(ledger.show(1, 4)).step is Step.ON
 
 

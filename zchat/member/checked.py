@@ -124,8 +124,9 @@ class CheckedLog:
         head = Head.unpack(word.head)
         self._check_head(word, head)
         if self.log == NO_LOG:
-            if word.lineage or word.first == 1 or not items:  # else what names it was lost before
-                self._check_first_log(word)
+            if word.first > 1 and not word.lineage:  # what names it was lost in between
+                return self._gap(head)
+            self._check_first_log(word)
         elif word.log != self.log:
             return self._new_log(word, head)
         if not items:
@@ -207,8 +208,7 @@ class CheckedLog:
         if head.n != word.first + len(items) - 1:
             raise ServerContradiction("it sent entries that do not end at their head")
         if word.first > self.n + 1:
-            self._promise(head)
-            return Segment(Step.GAP, [], head)
+            return self._gap(head)
         before = word.log if self.log == NO_LOG else self.hash_at(word.first - 1)
         if word.before != before:
             raise ServerContradiction(
@@ -222,6 +222,10 @@ class CheckedLog:
         self._check_ids(fresh, head, asked_ids=asked_ids)
         step = Step.ON if fresh else Step.IN_STEP
         return Segment(step, fresh, head, word.lineage)
+
+    def _gap(self, head: Head) -> Segment:
+        self._promise(head)
+        return Segment(Step.GAP, [], head)
 
     def _fold(self, word: Entries, items: list[Item], head: Head) -> list[Entry]:
         previous = word.before

@@ -12,6 +12,7 @@ What is checked (numbers as in docs/operations.md):
     I1  an id that was confirmed to its author stays in the log, for every member to read
     I2  a process shows each id once                   I3  an author's numbers rise on every screen
     I4  those who hold the same set show one order     I6  nothing is shown that nobody wrote
+    I5  a server leaves no gap on a connection that loses and moves nothing
     I7  every message ends as stored, or waits in an outbox
     I10 the log is gapless and chained                 I12 no honest server is ever accused
 """
@@ -67,6 +68,7 @@ class Wire:
     """One connection: what is under way in each direction."""
 
     route: bytes
+    is_faithful: bool = True
     to_broker: deque[Frames] = field(default_factory=deque)
     to_member: deque[Frames] = field(default_factory=deque)
 
@@ -131,6 +133,11 @@ class SimulatedMember:
         self.room._replica.close()
         self.vault._db.close()
         self.vault._alive.release()
+
+    @property
+    def gaps(self) -> int:
+        """How often in a row entries came that began beyond our end."""
+        return self.core._session._rooms[self.world.keys.tag].gaps
 
     def disconnect(self) -> None:
         if self.wire is not None:
@@ -296,8 +303,14 @@ class World:
             member.start()
         if rng.random() < chaos.sleep:
             self.clock.time += rng.uniform(1, 100)
-        wire = member.wire
-        for queue in (wire.to_broker, wire.to_member) if wire else ():
+        if member.wire is not None:
+            self.disturb(member.wire)
+
+    def disturb(self, wire: Wire) -> None:
+        """Lose, repeat or swap something that is under way."""
+        rng, chaos = self.rng, self.chaos
+        for queue in (wire.to_broker, wire.to_member):
+            before = list(queue)
             if queue and rng.random() < chaos.lose:
                 del queue[rng.randrange(len(queue))]
             if queue and rng.random() < chaos.repeat:
@@ -305,13 +318,17 @@ class World:
             if len(queue) > 1 and rng.random() < chaos.swap:
                 i, j = rng.sample(range(len(queue)), 2)
                 queue[i], queue[j] = queue[j], queue[i]
+            wire.is_faithful = wire.is_faithful and before == list(queue)
 
     def deliver(self, member: SimulatedMember) -> None:
         wire = member.wire
         for _ in range(self.rng.randint(0, 8)):
             if wire is None or wire is not member.wire or not wire.to_member:
                 return
+            gaps = member.gaps
             member.do(member.core.receive(wire.to_member.popleft()))
+            if wire.is_faithful and member.gaps > gaps:
+                raise Broken(f"I5: entries to {member.name} were left out on a sound connection")
 
     # ---- the checker ----
 

@@ -11,11 +11,12 @@ import random
 
 import pytest
 
-from tests.planted import planted
+from tests.planted import PLANTS, planted
 from tests.simulation import Broken, simulate
 
 STEPS = 2_000
 RUNS = 6
+BEGINNINGS = 15
 SEEDS = 2**31
 
 
@@ -26,7 +27,14 @@ def test_every_invariant_holds_whatever_the_network_does(run: int) -> None:
     assert written > 0, f"seed {seed}: nobody said anything"
 
 
-@pytest.mark.parametrize("bug", ["no-gap-check", "incarnation-reused", "no-unique-id"])
+@pytest.mark.parametrize("run", range(4))
+def test_every_invariant_holds_in_the_first_minute_of_many_rooms(run: int) -> None:
+    """A room begins once in a run; what goes wrong there needs many of them."""
+    first = random.randrange(SEEDS) + run * BEGINNINGS
+    assert sum(simulate(seed, 150) for seed in range(first, first + BEGINNINGS)) > 0
+
+
+@pytest.mark.parametrize("bug", PLANTS)
 def test_a_bug_that_people_really_write_is_found_by_name_of_its_seed(bug: str) -> None:
     first = random.randrange(SEEDS)
     with planted(bug), pytest.raises(Broken, match=r"^seed \d+, (step \d+|healing): ") as found:

@@ -255,7 +255,7 @@ class World:
             return
         self.send(self.broker.committed())
 
-    def send(self, sends: list[Send]) -> None:
+    def send(self, sends: Iterable[Send]) -> None:
         full: set[bytes] = set()
         for send in sends:
             wire = self.wires.get(send.route)

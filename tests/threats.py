@@ -395,7 +395,7 @@ class Bench:
                 member.do(member.core.receive(member.inbox.popleft()))
         return moved or rogue.has_work
 
-    def _send(self, sends: Sequence[Send]) -> None:
+    def _send(self, sends: Iterable[Send]) -> None:
         for send in sends:
             member = self._routes.get(send.route)
             if member is not None:

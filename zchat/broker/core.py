@@ -294,6 +294,11 @@ class Core:
         """Whether the turn's batch is at its bound: commit before more is received."""
         return self._intake.full
 
+    @property
+    def staged(self) -> int:
+        """How many entries wait for the turn's commit."""
+        return self._intake.staged
+
     def batch(self, arrived_ms: int) -> list[Addition]:
         """What this turn has to store, with the time of arrival; empty if nothing."""
         return self._intake.batch(arrived_ms)
@@ -339,15 +344,16 @@ class Core:
         """Try some of the full pipes again. To be called now and then, while there are any."""
         self._cursors.retry_stuck()
 
-    def serve(self) -> list[Send]:
-        """What waits in line, a bounded part of it."""
-        sends: list[Send] = []
+    def serve(self) -> Iterator[Send]:
+        """What waits in line, a bounded part of it.
+
+        Each is made when the one before it was sent, or given to `unsent`: nothing is made for a
+        pipe that is known to be full by then.
+        """
         try:
-            for send in self._cursors.serve():
-                sends.append(send)
+            yield from self._cursors.serve()
         except RoomDamaged as damage:
-            sends += self._shut(damage)
-        return sends
+            yield from self._shut(damage)
 
     def unsent(self, send: Send) -> None:
         """A route's pipe was full: its cursor goes back; a word without one is asked for again."""

@@ -4,7 +4,7 @@ Theory of operation. A subscriber is a cursor: an entry is sent only when the cu
 before it, so backlog, live flow, reconnect and slow reader are one rule. What a turn stored is
 encoded once per room and goes as the same bytes to every cursor at the old end whose window is
 open. Everything else (answers, pages, cursors that are behind) waits in line, and connections take
-turns, a bounded number of bytes in each turn of the broker.
+turns, a bounded number of them and of bytes in each turn of the broker.
 
 A pipe that is full cannot be asked whether it still is. So a cursor that met one leaves the line,
 and now and then one entry of one cursor of that pipe is tried; what had been read for it in vain
@@ -32,10 +32,12 @@ from zchat.protocol.limits import (
 )
 from zchat.protocol.wire import Entries, Frames, Join, Page, Position, encode, pack_batch
 
-_SERVED_PER_TURN_BYTES = 8 * MAX_BATCH_BYTES
+_SERVED_PER_TURN_BYTES = MAX_BATCH_BYTES
+_SERVED_PER_TURN = 128  # of things, for many of them are small, and others wait for the next turn
 _RETRY_MS = 60_000
 _BUSY_MS = 1_000
 _REMEMBERED_BATCHES = 256
+_REMEMBERED_TRIES = 64  # single entries, which are made once and tried until a pipe takes them
 _RETRIED_AT_ONCE = 8
 
 
@@ -75,7 +77,8 @@ class _Batch(NamedTuple):
 class _LastBatches:
     """The batches sent last: members who are behind are mostly behind at the same place."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
 
     def get(self, room: bytes, cursor: int, expired: int, most_bytes: int) -> _Batch | None:
@@ -88,7 +91,7 @@ class _LastBatches:
     def keep(self, room: bytes, cursor: int, batch: _Batch) -> None:
         """Remember one, forget the oldest."""
         self._batches[room, cursor] = batch
-        if len(self._batches) > _REMEMBERED_BATCHES:
+        if len(self._batches) > self._most:
             self._batches.popitem(last=False)
 
 
@@ -97,7 +100,8 @@ class Cursors:
 
     def __init__(self, log: BrokerLog, heads: Heads) -> None:
         self._log = log
-        self._last = _LastBatches()
+        self._last = _LastBatches(_REMEMBERED_BATCHES)
+        self._last_tried = _LastBatches(_REMEMBERED_TRIES)
         self._heads = heads
         self._readers: dict[bytes, _Reader] = {}
         self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
@@ -373,8 +377,9 @@ class Cursors:
 
         Raises RoomDamaged; then `shut` has to follow.
         """
-        budget = _SERVED_PER_TURN_BYTES
-        while self._waiting and budget > 0:
+        budget, things = _SERVED_PER_TURN_BYTES, _SERVED_PER_TURN
+        while self._waiting and budget > 0 and things > 0:
+            things -= 1
             reader = self._waiting.popleft()
             if not reader.due:
                 continue
@@ -433,17 +438,17 @@ class Cursors:
 
     def _next_batch(self, held: Subscription, tip: Tip) -> _Batch | None:
         """What goes to this cursor now, if anything; packed once for all who stand there."""
-        is_tried = held in self._tried
-        batch = self._last.get(held.room, held.cursor, tip.expired, held.room_left)
-        if batch is not None and not is_tried:
+        remembered = self._last_tried if held in self._tried else self._last
+        batch = remembered.get(held.room, held.cursor, tip.expired, held.room_left)
+        if batch is not None:
             return batch
         entries = self._within_window(held, tip)
         if not entries and not held.answering:
             return None
         before = self._log.hash_at(held.room, held.cursor)
         batch = self._batch(held.room, held.cursor, before, entries)
-        if entries and not is_tried:
-            self._last.keep(held.room, held.cursor, batch)
+        if entries:
+            remembered.keep(held.room, held.cursor, batch)
         return batch
 
     def _within_window(self, held: Subscription, tip: Tip) -> list[Entry]:

@@ -82,6 +82,7 @@ class Intake:
         self._staged: dict[bytes, Staged] = {}
         self._next_k: dict[bytes, dict[bytes, int]] = {}  # by route, by room
         self.room_count = log.count_rooms()
+        self.staged = 0  # entries that wait for the commit
         self.full = False
 
     def forget(self, route: bytes) -> None:
@@ -163,6 +164,7 @@ class Intake:
         staged.entries.append(entry)
         staged.places[entry_id] = n
         staged.weight += entry.wire_bytes
+        self.staged += 1
         if len(staged.entries) == MAX_BATCH_ENTRIES or staged.weight > _STAGED_BYTES:
             self.full = True
         return n
@@ -183,14 +185,17 @@ class Intake:
 
     def committed(self) -> dict[bytes, Staged]:
         """The batch is durable: what the turn was, by room; the next turn begins."""
-        staged, self._staged, self.full = self._staged, {}, False
+        staged = self._begin_turn()
         self.room_count += sum(room.is_new for room in staged.values())
+        return staged
+
+    def _begin_turn(self) -> dict[bytes, Staged]:
+        staged, self._staged, self.staged, self.full = self._staged, {}, 0, False
         return staged
 
     def failed(self) -> Iterator[tuple[bytes, Post]]:
         """The store took nothing: by route, the first post of each room that has to come again."""
-        staged, self._staged, self.full = self._staged, {}, False
-        for room, lost in staged.items():
+        for room, lost in self._begin_turn().items():
             for route, taken in lost.taken.items():
                 if route not in self._next_k:
                     continue

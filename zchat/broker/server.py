@@ -39,7 +39,8 @@ from zchat.errors import (
 from zchat.log.contract import BrokerLog
 from zchat.protocol.limits import HANDSHAKE_BURST, HANDSHAKES_PER_S, MAX_MESSAGE_BYTES
 
-_MAX_DRAINED = 1_024
+_MOST_DRAINED = 1_024
+_MOST_FRUITLESS = 32
 _IDLE_POLL_MS = 250
 _STUCK_POLL_MS = 20
 _FAREWELL_MS = 1_000
@@ -191,7 +192,8 @@ class Server:
         if now >= self._retries_at:
             self._retries_at = now + _STUCK_POLL_MS / 1000
             self._core.retry_stuck()
-        self._send(self._core.serve())
+        with self._log.reading():
+            self._send(self._core.serve())
         if now >= self._expires_at:
             self._expires_at = now + _EXPIRY_S
             self._expire()
@@ -204,10 +206,15 @@ class Server:
             logger.warning("%s", error)
 
     def _drain(self, now: float) -> None:
-        """Take what waits: at most a bounded number of messages, at most one batch of a room."""
+        """Take what waits: a bounded number of messages, and at most one batch of a room.
+
+        Of those that store nothing only a few, for whoever floods would hold up what others post.
+        """
         randomness = secrets.token_bytes(16)
         with self._log.reading():  # each post is looked up by its id
-            for _ in range(_MAX_DRAINED):
+            for drained in range(_MOST_DRAINED):
+                if self._core.full or drained - self._core.staged >= _MOST_FRUITLESS:
+                    break
                 try:
                     route = self._router.recv(zmq.NOBLOCK)
                 except zmq.Again:
@@ -216,8 +223,6 @@ class Server:
                 answers = self._core.receive(route, frames, now, randomness) if frames else []
                 if answers:
                     self._send(answers)
-                if self._core.full:
-                    break
         self._forget_lost()
 
     def _frames_of(self, route: bytes) -> tuple[bytes, ...]:

@@ -9,7 +9,7 @@ Rules of this file: nothing of the honest broker is changed for it; who is who g
 the first JOIN, for a broker knows no names.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from zchat.broker.core import Core, Limits, Peer
@@ -195,11 +195,11 @@ class Rogue(Core):
     def committed(self) -> list[Send]:
         return self._outgoing(super().committed())
 
-    def serve(self) -> list[Send]:
-        sends = super().serve()
+    def serve(self) -> Iterator[Send]:
+        sends = list(super().serve())
         for lie in self._lies:
             sends += lie.on_turn()
-        return self._outgoing(sends)
+        yield from self._outgoing(sends)
 
     def unsent(self, send: Send) -> None:
         if not any(lie.unsent(send) for lie in self._lies):

@@ -2,9 +2,10 @@
 
 Two bare members of one room: one posts, the other's clock says how long it took. The broker has its
 default limits; the last storm is measured without those on handshakes and connections, as if it
-came from a thousand addresses. Who makes the trouble works on the same machine, and that is in the
-figure (a storm takes only what nobody else wants); so the storms are let loose on libzmq and Python
-alone, too. The broker's memory is looked at when the trouble is on, and at the end of it.
+came from a thousand addresses. Who makes the trouble works on the same machine, and takes only the
+processor time that nobody else wants, as if it had a machine of its own; how much of the server's
+time it takes stands beside. The storms are let loose on libzmq and Python alone, too. The broker's
+memory is looked at when the trouble is on, and at the end of it.
 
     python -m benchmarks.isolation [--full] [--json]
 """
@@ -29,7 +30,6 @@ _MANY_ADDRESSES = "\n".join(
     for name in ("connections_per_address", "handshake_burst", "handshakes_per_s")
 )
 _PAUSE_S = 0.03
-_LEAST_PRIORITY = 19
 
 
 class Trouble(NamedTuple):
@@ -41,9 +41,12 @@ class Trouble(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """Milliseconds from post to arrival; the broker's MiB when the trouble was on, and after."""
+    """Milliseconds from post to arrival; how many cores the broker used meanwhile; its MiB when
+    the trouble was on, and after.
+    """
 
     took: list[float]
+    cores: float
     began_mib: float
     ended_mib: float
 
@@ -75,7 +78,6 @@ def _flooder(target: Target, room: bytes) -> None:
 
 def _storm(target: Target, room: bytes) -> None:
     """A hundred members at a time that connect, say HELLO, join, and are gone."""
-    os.nice(_LEAST_PRIORITY)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     while True:
         members = [BareMember(context, target) for _ in range(100)]
@@ -88,7 +90,6 @@ def _storm(target: Target, room: bytes) -> None:
 
 def _bare_storm(target: Target) -> None:
     """The same at libzmq and Python alone."""
-    os.nice(_LEAST_PRIORITY)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     while True:
         members = [bare.RelayMember(context, target) for _ in range(100)]
@@ -127,12 +128,20 @@ def _ask(
     return took
 
 
+def _on_spare_time(maker: Callable[..., None], *arguments: object) -> None:
+    """Make trouble while no other process wants the processor (sched(7), SCHED_IDLE)."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    maker(*arguments)
+
+
 @contextmanager
 def _under_way(
     makers: tuple[Callable[..., None], ...], settle_s: float, *arguments: object
 ) -> Iterator[None]:
     """While the makers of trouble are at work, each in a process of its own."""
-    running = [multiprocessing.Process(target=maker, args=arguments) for maker in makers]
+    running = [
+        multiprocessing.Process(target=_on_spare_time, args=(maker, *arguments)) for maker in makers
+    ]
     for maker in running:
         maker.start()
     try:
@@ -155,9 +164,11 @@ def run(trouble: Trouble, count: int) -> Beside:
         author.wait_stored(1)
         (reader,) = harness.joined(measured.target, room.tag, 1)
         with _under_way(trouble.makers, trouble.settle_s, measured.target, room.tag):
-            began = measured.server.memory_bytes() / 2**20
+            began_mib = measured.server.memory_bytes() / 2**20
+            began_s, used_s = time.perf_counter(), measured.server.cpu_s()
             took = _ask(reader, author, room.tag, envelopes[1:])
-            return Beside(took, began, measured.server.memory_bytes() / 2**20)
+            cores = (measured.server.cpu_s() - used_s) / (time.perf_counter() - began_s)
+            return Beside(took, cores, began_mib, measured.server.memory_bytes() / 2**20)
 
 
 def run_relay(count: int, *, stormy: bool) -> list[float]:
@@ -230,6 +241,7 @@ def _row(name: str, latencies: list[list[float]], runs: list[Beside]) -> dict[st
         "p99 ms": spread(_p99(latencies)),
     }
     if runs:
+        row["server's cores"] = spread(run.cores for run in runs)
         row["server MiB, trouble on"] = spread(run.began_mib for run in runs)
         row["at the end"] = spread(run.ended_mib for run in runs)
     return row

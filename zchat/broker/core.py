@@ -113,6 +113,7 @@ class Core:
         self._retention = Retention(log, Keep(allowed.keep_days, allowed.keep_room_bytes))
         self.change_limits(allowed)
         self.counts: Counter[str] = Counter()
+        self.fruitless = 0  # messages of this turn that were dropped or refused
 
     def change_limits(self, allowed: Limits) -> None:
         """Other rates from now on; the other limits are for the life of a process."""
@@ -171,8 +172,7 @@ class Core:
         try:
             word, attachment = decode_to_broker(frames)
         except Malformed:
-            self.counts["malformed"] += 1
-            return []
+            return self._drop("malformed")
         self.counts[type(word).__name__] += 1
         if isinstance(word, Hello):
             return self._hello(connection, word)
@@ -187,8 +187,7 @@ class Core:
     def _before_hello(self, route: bytes, word: ToBroker) -> list[Send]:
         """What has an answer is refused; the rest is dropped."""
         if isinstance(word, Cast | Leave):
-            self.counts["before hello"] += 1
-            return []
+            return self._drop("before hello")
         return [self._refuse(route, word, Refusal("hello-first"))]
 
     def _hello(self, connection: _Connection, word: Hello) -> list[Send]:
@@ -211,24 +210,25 @@ class Core:
     ) -> list[Send]:
         route, peer = connection.route, connection.peer
         if self._intake.is_out_of_turn(route, word):
-            self.counts["post out of turn"] += 1
-            return []
+            return self._drop("post out of turn")
         if not self._posts.allows(peer, now):
             return [self._refuse(route, word, _TOO_FAST)]
+        staged = self._intake.staged
         take = functools.partial(
             self._intake.take, route, peer.access_key, word, envelope, randomness
         )
-        return self._in_room((route, word, word.room), take)
+        answers = self._in_room((route, word, word.room), take)
+        if self._intake.staged == staged and not answers:
+            self.fruitless += 1  # it is stored already, or dropped
+        return answers
 
     def _cast(self, connection: _Connection, word: Cast, envelope: bytes, now: float) -> list[Send]:
         try:
             check_outline(envelope, EnvelopeClass.CAST)
         except Unopenable:
-            self.counts["malformed"] += 1
-            return []
+            return self._drop("malformed")
         if not self._casts.allows(connection.peer, now):
-            self.counts["cast too fast"] += 1
-            return []
+            return self._drop("cast too fast")
         frames = encode(Cast(room=word.room), envelope)
         others = (r for r in self._cursors.routes(word.room) if r != connection.route)
         return [Send(route, frames) for route in others]
@@ -277,7 +277,13 @@ class Core:
         for route, req in self._cursors.shut(damage.room):
             yield self._refusal(route, req, 0, refusal=_DAMAGED, room=damage.room)
 
+    def _drop(self, what: str) -> list[Send]:
+        self.counts[what] += 1
+        self.fruitless += 1
+        return []
+
     def _refuse(self, route: bytes, word: ToBroker, refusal: Refusal, room: bytes = b"") -> Send:
+        self.fruitless += 1
         req, k = getattr(word, "req", 0), getattr(word, "k", 0)
         room = room or getattr(word, "room", b"")
         return self._refusal(route, req, k, refusal=refusal, room=room)
@@ -293,11 +299,6 @@ class Core:
     def full(self) -> bool:
         """Whether the turn's batch is at its bound: commit before more is received."""
         return self._intake.full
-
-    @property
-    def staged(self) -> int:
-        """How many entries wait for the turn's commit."""
-        return self._intake.staged
 
     def batch(self, arrived_ms: int) -> list[Addition]:
         """What this turn has to store, with the time of arrival; empty if nothing."""
@@ -316,6 +317,7 @@ class Core:
                 for route, taken in staged.taken.items():
                     post = Post(room=room, k=min(one.k for one in taken))
                     sends.append(self._refuse(route, post, _DAMAGED))
+        self.fruitless = 0
         return sends
 
     def _handed_out(self, room: bytes, staged: Staged) -> list[Send]:
@@ -328,6 +330,7 @@ class Core:
         for route, post in self._intake.failed():
             refusal = _DAMAGED if post.room in self._damaged else _STORAGE
             sends.append(self._refuse(route, post, refusal))
+        self.fruitless = 0
         return sends
 
     @property

@@ -32,8 +32,12 @@ from zchat.protocol.limits import (
 )
 from zchat.protocol.wire import Entries, Frames, Join, Page, Position, encode, pack_batch
 
-_SERVED_PER_TURN_BYTES = MAX_BATCH_BYTES
-_SERVED_PER_TURN = 128  # of things, for many of them are small, and others wait for the next turn
+# What a turn does for readers at most, for those who post meanwhile wait for its end. What was made
+# once is nearly free for all others who stand at the same place, so it counts by itself.
+_SERVED_PER_TURN = 512
+_SERVED_PER_TURN_BYTES = 8 * MAX_BATCH_BYTES
+_READ_PER_TURN = 400  # entries, of which each batch costs as much as some more
+_READ_FOR_A_BATCH = 8
 _RETRY_MS = 60_000
 _BUSY_MS = 1_000
 _REMEMBERED_BATCHES = 256
@@ -106,6 +110,7 @@ class Cursors:
         self._readers: dict[bytes, _Reader] = {}
         self._by_room: dict[bytes, dict[bytes, Subscription]] = {}
         self._waiting: deque[_Reader] = deque()
+        self._read = 0  # in this turn, see _READ_PER_TURN
         # Both are sets in the order of retries. By route, whose pipe was full: its cursors.
         self._stuck: dict[bytes, dict[Subscription, None]] = {}
         self._tried: dict[Subscription, None] = {}  # one entry was sent, and not refused yet
@@ -275,6 +280,7 @@ class Cursors:
 
     def _batch(self, room: bytes, cursor: int, before: bytes, entries: list[Entry]) -> _Batch:
         """The entries after a cursor as one batch; without any, the room's present head."""
+        self._read += _READ_FOR_A_BATCH + len(entries) if entries else 0
         n = entries[-1].n if entries else cursor
         return _Batch(
             n=n,
@@ -378,7 +384,8 @@ class Cursors:
         Raises RoomDamaged; then `shut` has to follow.
         """
         budget, things = _SERVED_PER_TURN_BYTES, _SERVED_PER_TURN
-        while self._waiting and budget > 0 and things > 0:
+        self._read = 0
+        while self._waiting and budget > 0 and things > 0 and self._read < _READ_PER_TURN:
             things -= 1
             reader = self._waiting.popleft()
             if not reader.due:

@@ -208,12 +208,12 @@ class Server:
     def _drain(self, now: float) -> None:
         """Take what waits: a bounded number of messages, and at most one batch of a room.
 
-        Of those that store nothing only a few, for whoever floods would hold up what others post.
+        Of those that are dropped or refused only a few: a flood would hold up what others post.
         """
         randomness = secrets.token_bytes(16)
         with self._log.reading():  # each post is looked up by its id
-            for drained in range(_MOST_DRAINED):
-                if self._core.full or drained - self._core.staged >= _MOST_FRUITLESS:
+            for _ in range(_MOST_DRAINED):
+                if self._core.full or self._core.fruitless >= _MOST_FRUITLESS:
                     break
                 try:
                     route = self._router.recv(zmq.NOBLOCK)

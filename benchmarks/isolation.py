@@ -194,7 +194,7 @@ _BARE_CALM, _BARE_STORM = f"{bare.NAME}: nobody else", f"{bare.NAME}: the storm"
 
 def measure(full: bool) -> Result:
     """All troubles in each round, so that their ratio is of one time."""
-    rounds, count = (7, 600) if full else (3, 200)
+    rounds, count = (7, 600) if full else (5, 200)
     runs: dict[str, list[Beside]] = {name: [] for name in _TROUBLES}
     bare_took: dict[str, list[list[float]]] = {_BARE_CALM: [], _BARE_STORM: []}
     for _ in range(rounds):

@@ -1208,6 +1208,31 @@ def test_what_a_full_pipe_shows_counts_within_the_turn() -> None:
     assert made == [5, 1]
 
 
+def test_what_came_for_nothing_is_counted_until_the_turn_ends() -> None:
+    """By that number a turn ends in time, whatever it is flooded with."""
+    desk = Desk(Limits(cast_burst=1, casts_per_s=1))
+    desk.write(1)
+    alice, known, join = desk.connect(), envelope(9), Join(1, (desk.at(0),))
+    words: list[tuple[ToBroker, bytes | None, int]] = [
+        (join, None, 0),
+        (Post(ROOM, 1), known, 0),
+        (Post(ROOM, 3), envelope(10), 1),
+        (Post(ROOM, 1), known, 2),
+        (Post(ROOM, 1), envelope(11), 3),
+        (Post(ROOM, 2), bytes(9), 4),
+        (Cast(ROOM), cast(1), 4),
+        (Cast(ROOM), cast(2), 5),
+        (Cast(ROOM), bytes(9), 6),
+        (Hello(2, 1, "again"), None, 7),
+        (join, None, 7),
+    ]
+    for word, attachment, counted in words:
+        alice.say(word, attachment)
+        assert desk.core.fruitless == counted, word
+    desk.commit()
+    assert desk.core.fruitless == 0
+
+
 # ---- POST and STORED ----
 
 

@@ -113,7 +113,7 @@ class Core:
         self._retention = Retention(log, Keep(allowed.keep_days, allowed.keep_room_bytes))
         self.change_limits(allowed)
         self.counts: Counter[str] = Counter()
-        self.fruitless = 0  # messages of this turn that were dropped or refused
+        self.fruitless = 0  # messages of this turn that were dropped, refused, or said before
 
     def change_limits(self, allowed: Limits) -> None:
         """Other rates from now on; the other limits are for the life of a process."""
@@ -172,7 +172,7 @@ class Core:
         try:
             word, attachment = decode_to_broker(frames)
         except Malformed:
-            return self._drop("malformed")
+            return self.drop("malformed")
         self.counts[type(word).__name__] += 1
         if isinstance(word, Hello):
             return self._hello(connection, word)
@@ -187,13 +187,14 @@ class Core:
     def _before_hello(self, route: bytes, word: ToBroker) -> list[Send]:
         """What has an answer is refused; the rest is dropped."""
         if isinstance(word, Cast | Leave):
-            return self._drop("before hello")
+            return self.drop("before hello")
         return [self._refuse(route, word, Refusal("hello-first"))]
 
     def _hello(self, connection: _Connection, word: Hello) -> list[Send]:
         if word.protocol != limits.PROTOCOL_VERSION:
             spoken = f"this server speaks version {limits.PROTOCOL_VERSION}"
             return [self._refuse(connection.route, word, Refusal("version", text=spoken))]
+        self.fruitless += connection.said_hello
         connection.said_hello = True
         ready = Ready(
             req=word.req,
@@ -210,7 +211,7 @@ class Core:
     ) -> list[Send]:
         route, peer = connection.route, connection.peer
         if self._intake.is_out_of_turn(route, word):
-            return self._drop("post out of turn")
+            return self.drop("post out of turn")
         if not self._posts.allows(peer, now):
             return [self._refuse(route, word, _TOO_FAST)]
         staged = self._intake.staged
@@ -219,16 +220,16 @@ class Core:
         )
         answers = self._in_room((route, word, word.room), take)
         if self._intake.staged == staged and not answers:
-            self.fruitless += 1  # it is stored already, or dropped
+            self.fruitless += 1
         return answers
 
     def _cast(self, connection: _Connection, word: Cast, envelope: bytes, now: float) -> list[Send]:
         try:
             check_outline(envelope, EnvelopeClass.CAST)
         except Unopenable:
-            return self._drop("malformed")
+            return self.drop("malformed")
         if not self._casts.allows(connection.peer, now):
-            return self._drop("cast too fast")
+            return self.drop("cast too fast")
         frames = encode(Cast(room=word.room), envelope)
         others = (r for r in self._cursors.routes(word.room) if r != connection.route)
         return [Send(route, frames) for route in others]
@@ -277,7 +278,8 @@ class Core:
         for route, req in self._cursors.shut(damage.room):
             yield self._refusal(route, req, 0, refusal=_DAMAGED, room=damage.room)
 
-    def _drop(self, what: str) -> list[Send]:
+    def drop(self, what: str) -> list[Send]:
+        """Count a message that is not answered."""
         self.counts[what] += 1
         self.fruitless += 1
         return []

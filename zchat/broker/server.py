@@ -241,7 +241,7 @@ class Server:
     def _is_let_in(self, route: bytes, first: zmq.Frame) -> bool:
         peer = self._gate.identify(route, first)
         if peer is None:
-            self._core.counts["not let in"] += 1
+            self._core.drop("not let in")
             return False
         self._core.connected(route, peer)
         return True
